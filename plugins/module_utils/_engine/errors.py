@@ -1,0 +1,112 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every error of the engine.
+
+    CryoError
+    ├── ConfigError          the configuration or the command line is wrong                 exit 2
+    ├── KeyFileError         a key file is missing, readable by others, or of another repository
+    ├── SourceError          the living cluster or file tree could not be read
+    │   └── ClusterError     PostgreSQL refused, is not there, or is not what we expected
+    ├── RepositoryError      the repository could not be read or written
+    │   ├── LocationError    one location failed (down, full, no permission)
+    │   │   └── LocationFull
+    │   ├── ObjectMissing    an object that must exist does not
+    │   ├── ObjectConflict   an object of that name exists and has other content
+    │   └── DamageError      an object exists and is not what was written               exit 4
+    ├── RestoreError         the restore cannot go on, or must not
+    ├── TargetError          what was asked for cannot be restored from what there is
+    ├── BusyError            somebody else does this already
+    └── RefusedError         done on purpose only: a brake needs an explicit yes
+
+Reading the source and writing the repository fail with different classes, raised where the
+operating system's error is first seen, so that neither can be taken for the other.
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_PARTIAL = 3
+EXIT_DAMAGE = 4
+
+
+class CryoError(Exception):
+    """What happened, and in ``hint`` what is still safe and what to do next.
+
+    ``id`` is stable: scripts and translations may rely on it. ``exit_code`` is what the command
+    line ends with. Neither text ever contains key material or a password.
+    """
+
+    id = "error"
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, *, hint: str = "", id: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if id is not None:
+            self.id = id
+
+    def as_dict(self) -> dict[str, str]:
+        """The object that ``--json`` prints under ``error`` and that modules return."""
+        return {"id": self.id, "message": self.message, "hint": self.hint}
+
+
+class ConfigError(CryoError):
+    id = "config"
+    exit_code = EXIT_USAGE
+
+
+class KeyFileError(CryoError):
+    id = "key-file"
+
+
+class SourceError(CryoError):
+    id = "source"
+
+
+class ClusterError(SourceError):
+    id = "cluster"
+
+
+class RepositoryError(CryoError):
+    id = "repository"
+
+
+class LocationError(RepositoryError):
+    id = "location"
+
+
+class LocationFull(LocationError):
+    id = "location-full"
+
+
+class ObjectMissing(RepositoryError):
+    id = "object-missing"
+
+
+class ObjectConflict(RepositoryError):
+    id = "object-conflict"
+
+
+class DamageError(RepositoryError):
+    id = "damage"
+    exit_code = EXIT_DAMAGE
+
+
+class RestoreError(CryoError):
+    id = "restore"
+
+
+class TargetError(CryoError):
+    id = "target"
+
+
+class BusyError(CryoError):
+    id = "busy"
+
+
+class RefusedError(CryoError):
+    id = "refused"
