@@ -1,0 +1,162 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The configuration: one YAML file, checked once, then plain values.
+
+``load_config`` reports everything that is wrong with a file in one error, so that nobody has to
+mend it line by line. What comes out needs no further checking: paths are absolute, names are valid
+and unique, sizes are bytes, durations are seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing as t
+from pathlib import Path
+
+from .errors import ConfigError
+
+if t.TYPE_CHECKING:
+    from .retention import Policy
+
+DEFAULT_PATH: t.Final = Path("/etc/cryobackup/config.yml")
+DEFAULT_STATE_DIRECTORY: t.Final = Path("/var/lib/cryobackup/state")
+DEFAULT_COMPRESSION_LEVEL: t.Final = 3
+DEFAULT_ARCHIVE_TIMEOUT_SECONDS: t.Final = 300.0
+ENVIRONMENT_VARIABLE: t.Final = "CRYOBACKUP_CONFIG"
+MAX_WORKERS: t.Final = 64
+_DEFAULT_WORKERS_AT_MOST: t.Final = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LocationConfig:
+    """One physical place that holds the repository."""
+
+    name: str
+    type: str
+    """``posix`` or ``s3``."""
+    required: bool = True
+    """WAL counts as archived only when every required location has it."""
+    path: Path | None = None
+    """The directory of a ``posix`` location; None for other types."""
+    options: t.Mapping[str, object] = dataclasses.field(default_factory=dict)
+    """What only this type knows; for ``s3``: bucket, prefix, region, endpoint_url (text or None), credentials_file (Path or None)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RepositoryConfig:
+    locations: t.Mapping[str, LocationConfig]
+    """By name, in the order of the file: readers ask the first one first."""
+    keys: Path
+    """The directory of the key files."""
+    compression_level: int = DEFAULT_COMPRESSION_LEVEL
+    """zstd, 1 to 19."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Assertion:
+    """A question whose answer proves that the data in a restored cluster makes sense."""
+
+    database: str
+    query: str
+    expect: str | None = None
+    """The first column of the first row as PostgreSQL prints it. None: one row that is neither false nor null."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VerifyConfig:
+    assertions: tuple[Assertion, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """One PostgreSQL instance to back up."""
+
+    name: str
+    data_directory: Path
+    connection: str
+    """A libpq connection string, without any secret in it."""
+    workers: int
+    """Threads that read, compress and encrypt."""
+    bandwidth_limit: int | None = None
+    """Bytes a second that are read from the data directory at most; None: no limit."""
+    bin_directory: Path | None = None
+    """PostgreSQL's programs; None: found by the server's version."""
+    archive_timeout: float = DEFAULT_ARCHIVE_TIMEOUT_SECONDS
+    """Seconds a backup waits for the WAL it needs to be in the archive."""
+    verify: VerifyConfig = dataclasses.field(default_factory=VerifyConfig)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileSetConfig:
+    """A named set of paths."""
+
+    name: str
+    paths: tuple[Path, ...]
+    exclude: tuple[str, ...] = ()
+    history: str | None = None
+    """``git``: every change is kept as a commit too."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NotificationsConfig:
+    urls_file: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    textfile: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Config:
+    path: Path
+    """The file it came from."""
+    repository: RepositoryConfig
+    retention: Policy
+    clusters: t.Mapping[str, ClusterConfig] = dataclasses.field(default_factory=dict)
+    file_sets: t.Mapping[str, FileSetConfig] = dataclasses.field(default_factory=dict)
+    notifications: NotificationsConfig = dataclasses.field(default_factory=NotificationsConfig)
+    metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
+    state_directory: Path = DEFAULT_STATE_DIRECTORY
+
+    def cluster(self, name: str) -> ClusterConfig:
+        """The cluster of that name. Raises ConfigError, id ``unknown-cluster``, naming those there are."""
+        found = self.clusters.get(name)
+        if found is None:
+            raise ConfigError(
+                f"there is no cluster {name!r} in {self.path}",
+                hint=_known_names("clusters", self.clusters),
+                id="unknown-cluster",
+            )
+        return found
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of all clusters and file sets, in the order of the file."""
+        return (*self.clusters, *self.file_sets)
+
+
+def default_config_path() -> Path:
+    """Where the configuration is when nobody says: ``$CRYOBACKUP_CONFIG``, or else the path in /etc."""
+    return Path(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PATH)
+
+
+def default_workers() -> int:
+    """The processors this process may use, 8 at most."""
+    return min(len(os.sched_getaffinity(0)), _DEFAULT_WORKERS_AT_MOST)
+
+
+def load_config(path: Path | None = None) -> Config:
+    """Read and check a configuration; the default one when ``path`` is None.
+
+    Raises ConfigError with every problem that the file has, each with its place in it. Touches
+    nothing but the file: whether directories exist is found out by those who use them.
+    """
+    raise NotImplementedError
+
+
+def _known_names(kind: str, known: t.Iterable[str]) -> str:
+    names = ", ".join(known)
+    return f"Its {kind} are: {names}." if names else f"It has no {kind} at all."
