@@ -1,0 +1,46 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Every target works on a fresh Debian 12 or 13, as root, with nothing but git and make installed.
+
+SHELL = /bin/bash
+MAKEFLAGS += --no-print-directory
+# pytest's own arguments, for example: make test PYTEST_ARGS='-k wal'
+PYTEST_ARGS =
+PYTEST = tools/reachable.sh .venv/bin/python -m pytest
+
+.DEFAULT_GOAL = help
+.PHONY: help venv packages demo test test-fast lint lock build clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: venv ## a cluster is backed up, broken and brought back, in three minutes
+	@tools/install-packages.sh postgresql
+	@tools/reachable.sh .venv/bin/ansible-playbook playbooks/demo.yml
+
+test: lint ## everything that can be checked: lint, then all tests
+	@$(PYTEST) -n auto --dist loadscope $(PYTEST_ARGS)
+
+test-fast: venv ## unit tests only, stops at the first failure
+	@$(PYTEST) tests/unit -x -q -n auto $(PYTEST_ARGS)
+
+lint: venv packages ## style, types, Ansible's own checks, documentation, changelog
+	@tools/lint.sh
+
+venv: ## .venv with everything pinned by hash, and the command .venv/bin/cryobackup
+	@tools/make-venv.sh
+
+packages: # the Debian packages that the tests need
+	@tools/install-packages.sh -f tests/apt-packages.txt
+
+lock: ## resolve the requirements anew (LOCK_ARGS='--upgrade' for newer versions)
+	@tools/lock.sh $(LOCK_ARGS)
+
+build: venv ## the collection as a tarball, in build/
+	@tools/build.sh build
+
+clean: ## remove what the other targets made
+	rm -rf .venv build .ansible .hypothesis .mypy_cache .pytest_cache .ruff_cache tests/output
+	find plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
