@@ -60,7 +60,7 @@ class PageScan:
     pages: int
     """Whole pages looked at."""
     suspect: BlockArray
-    """Pages that are damaged, or were being written: wrong checksum, new with a body, bad header. Ascending."""
+    """Numbers, ascending, of pages with a wrong checksum or a bad header, or new but not empty."""
     newer: int
     """Pages not judged because WAL since ``start_lsn`` rewrites them."""
     highest_lsn: int

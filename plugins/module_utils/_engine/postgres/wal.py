@@ -199,7 +199,7 @@ def parse_segment_header(data: bytes) -> SegmentHeader:
     if not any(data[:SEGMENT_HEADER_BYTES]):
         raise SourceError(
             "the WAL segment is empty: it begins with zeros",
-            hint="PostgreSQL made the file in advance and has not written to it: there is nothing to archive.",
+            hint="PostgreSQL made the file in advance and has not written to it: nothing to archive.",
             id="wal-empty",
         )
     magic, flags, timeline, start_lsn, _, system_identifier, segment_size, block_size = (
@@ -281,7 +281,7 @@ def _check_address(header: SegmentHeader, name: WalName) -> None:
     if header.start_lsn < expected:
         raise SourceError(
             f"{name} still holds the WAL of an older segment, from {format_lsn(header.start_lsn)} on",
-            hint="PostgreSQL recycled the file and has not written to it: there is nothing to archive.",
+            hint="PostgreSQL recycled the file and has not written to it: nothing to archive.",
             id="wal-recycled",
         )
     if header.start_lsn > expected:
