@@ -41,7 +41,8 @@ class LocationConfig:
     path: Path | None = None
     """The directory of a ``posix`` location; None for other types."""
     options: t.Mapping[str, object] = dataclasses.field(default_factory=dict)
-    """What only this type knows; for ``s3``: bucket, prefix, region, endpoint_url (text or None), credentials_file (Path or None)."""
+    """What only this type knows. For ``s3`` bucket, prefix, region, endpoint_url (text or None) and
+    credentials_file (Path or None)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Assertion:
     database: str
     query: str
     expect: str | None = None
-    """The first column of the first row as PostgreSQL prints it. None: one row that is neither false nor null."""
+    """The first column of the first row, as PostgreSQL prints it. None: any but false, null or no row."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
