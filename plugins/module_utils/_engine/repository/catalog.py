@@ -1,0 +1,145 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What backups there are: read from the manifests themselves, never from an index."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ..errors import CryoError, LocationError, RepositoryError
+from ..storage.base import Location
+from . import container, names
+from .manifest import Manifest
+from .model import PIN, UNPIN, VERIFIED, BackupHeader, Note
+from .packs import first_good
+from .repository import Repository
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BackupRecord:
+    header: BackupHeader
+    locations: tuple[str, ...]  # where its manifest is
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.header.backup_id
+
+    @property
+    def source(self) -> str:
+        return self.header.source
+
+    @property
+    def pinned(self) -> bool:
+        pins = [note for note in self.notes if note.kind in (PIN, UNPIN)]
+        return bool(pins) and pins[-1].kind == PIN
+
+    @property
+    def verified(self) -> Note | None:
+        """The newest verification, whatever its result."""
+        return next((note for note in reversed(self.notes) if note.kind == VERIFIED), None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BrokenManifest:
+    name: str
+    error: CryoError
+
+
+@dataclasses.dataclass(slots=True)
+class Catalog:
+    backups: list[BackupRecord]  # oldest first
+    broken: list[BrokenManifest]  # in no location readable
+
+    @classmethod
+    def load(cls, repository: Repository, source: str | None = None) -> Catalog:
+        """Read the headers of all manifests (of one source). Locations that fail are lost.
+
+        Raises LocationError when no location can be listed.
+        """
+        prefix = f"manifests/{names.check_source(source)}/" if source else "manifests/"
+        found: dict[tuple[str, str], list[Location]] = {}
+        notes: dict[tuple[str, str], dict[str, Location]] = {}
+        notes_prefix = prefix.replace("manifests/", "notes/", 1)
+        for location in list(repository.locations):
+            try:
+                for key in [info.key for info in location.list(prefix)]:
+                    parsed = names.parse_source_object(key, "manifests")
+                    if parsed is not None:
+                        found.setdefault(parsed, []).append(location)
+                for key in [info.key for info in location.list(notes_prefix)]:
+                    _, of_source, backup_id, _ = key.split("/", 3)
+                    notes.setdefault((of_source, backup_id), {})[key] = location
+            except LocationError as error:
+                repository.lost[location.name] = error
+                repository.locations.remove(location)
+                if not repository.locations:
+                    raise
+        catalog = cls([], [])
+        for (of_source, backup_id), locations in sorted(found.items(), key=lambda item: item[0][1]):
+            catalog._read(repository, of_source, backup_id, locations, notes.get((of_source, backup_id), {}))
+        return catalog
+
+    def _read(
+        self,
+        repository: Repository,
+        source: str,
+        backup_id: str,
+        locations: list[Location],
+        notes: dict[str, Location],
+    ) -> None:
+        name = names.manifest(source, backup_id)
+        try:
+            manifest = first_good(locations, name, lambda place: Manifest(repository.keys, place, source, backup_id))
+        except RepositoryError as error:
+            self.broken.append(BrokenManifest(name, error))
+            return
+        read = tuple(_read_note(repository, notes[key], key) for key in sorted(notes))
+        self.backups.append(
+            BackupRecord(
+                manifest.header,
+                tuple(location.name for location in locations),
+                tuple(note for note in read if note is not None),
+            )
+        )
+
+    def of(self, source: str) -> list[BackupRecord]:
+        return [backup for backup in self.backups if backup.source == source]
+
+    def find(self, text: str) -> BackupRecord:
+        """The backup with this id, or the only one whose id begins or ends so."""
+        matches = [backup for backup in self.backups if backup.id == text] or [
+            backup for backup in self.backups if backup.id.startswith(text) or backup.id.endswith(text)
+        ]
+        if len(matches) != 1:
+            raise RepositoryError(
+                f"{len(matches) or 'no'} backups have an id like {text!r}",
+                hint="`cryobackup list` shows the ids.",
+                id="no-such-backup" if not matches else "ambiguous-backup",
+            )
+        return matches[0]
+
+
+def _read_note(repository: Repository, location: Location, key: str) -> Note | None:
+    """Notes are hints: one that cannot be read is as good as none."""
+    try:
+        return container.decode_record(repository.keys, container.NOTE, key, location.read(key), Note)
+    except RepositoryError:
+        return None
+
+
+def write_note(repository: Repository, note: Note, note_id: str) -> None:
+    """Record a note in every location that answers. Durable on return."""
+    key = names.note(note.source, note.backup_id, note_id)
+    repository.fanout().put(key, container.encode_record(repository.keys, container.NOTE, key, note))
+
+
+def locations_of(repository: Repository, backup: BackupRecord) -> list[Location]:
+    """The locations that hold the backup, in the order of the configuration."""
+    return [location for location in repository.locations if location.name in backup.locations]
+
+
+def newest(backups: t.Iterable[BackupRecord]) -> BackupRecord | None:
+    return max(backups, key=lambda backup: backup.id, default=None)

@@ -1,0 +1,139 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Extents: which bytes of a file lie where. Pure; numpy arrays of ``DTYPE``, sorted by offset."""
+
+from __future__ import annotations
+
+import typing as t
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DamageError
+
+DTYPE: t.Final = np.dtype(
+    [
+        ("offset", ">u8"),
+        ("length", ">u4"),
+        ("pack", ">u4"),
+        ("frame", ">u4"),
+        ("frame_offset", ">u4"),
+        ("digest", "V16"),
+    ]
+)
+EXTENT_BYTES: t.Final = 40
+ZEROS: t.Final = 0xFFFFFFFF
+FOREIGN: t.Final = 1 << 31
+UNKNOWN_DIGEST: t.Final = bytes(16)
+MAX_LENGTH: t.Final = 1 << 30
+
+Extents: t.TypeAlias = npt.NDArray[np.void]
+
+
+def empty() -> Extents:
+    return np.zeros(0, DTYPE)
+
+
+def build(rows: t.Iterable[tuple[int, int, int, int, int, bytes]]) -> Extents:
+    """From rows (offset, length, pack, frame, offset in frame, digest)."""
+    return np.array([(*row[:5], np.void(row[5])) for row in rows], DTYPE)
+
+
+def zeros(offset: int, length: int) -> Extents:
+    """Zero bytes, which take no room in a pack."""
+    rows = []
+    while length:
+        part = min(length, MAX_LENGTH)
+        rows.append((offset, part, ZEROS, 0, 0, UNKNOWN_DIGEST))
+        offset += part
+        length -= part
+    return build(rows)
+
+
+def unpack(packed: bytes) -> Extents:
+    """Raises DamageError when the length is impossible."""
+    if len(packed) % EXTENT_BYTES:
+        raise DamageError("a manifest has an incomplete extent")
+    return np.frombuffer(packed, DTYPE)
+
+
+def pack(extents: Extents) -> bytes:
+    return extents.tobytes()
+
+
+def covers(extents: Extents, size: int) -> bool:
+    """Whether the extents cover bytes 0 … size without gap or overlap, in order."""
+    if not len(extents):
+        return size == 0
+    offsets = extents["offset"].astype(np.uint64)
+    ends = offsets + extents["length"].astype(np.uint64)
+    return bool(
+        offsets[0] == 0
+        and ends[-1] == size
+        and np.all(extents["length"] > 0)
+        and np.array_equal(offsets[1:], ends[:-1])
+    )
+
+
+def cut(extents: Extents, start: int, stop: int) -> Extents:
+    """The part that covers bytes start … stop of the file.
+
+    An extent that is cut loses its digest: nobody has read its part by itself.
+    """
+    if stop <= start or not len(extents):
+        return empty()
+    offsets = extents["offset"].astype(np.int64)
+    ends = offsets + extents["length"].astype(np.int64)
+    first = int(np.searchsorted(ends, start, side="right"))
+    last = int(np.searchsorted(offsets, stop, side="left"))
+    part = extents[first:last].copy()
+    if not len(part):
+        return part
+    if offsets[first] < start:
+        lost = start - int(offsets[first])
+        part["offset"][0] = start
+        part["length"][0] -= lost
+        if part["pack"][0] != ZEROS:
+            part["frame_offset"][0] += lost
+        part["digest"][0] = np.void(UNKNOWN_DIGEST)
+    if ends[last - 1] > stop:
+        part["length"][-1] = stop - int(part["offset"][-1])
+        part["digest"][-1] = np.void(UNKNOWN_DIGEST)
+    return part
+
+
+def overlay(old: Extents, new: Extents, size: int) -> Extents:
+    """The file whose ``new`` parts were stored again and whose other bytes are those of ``old``.
+
+    The result covers 0 … size if old and new together do; what old has beyond size is dropped.
+    """
+    pieces = []
+    at = 0
+    for offset, length in zip(new["offset"].tolist(), new["length"].tolist(), strict=True):
+        if offset > at:
+            pieces.append(cut(old, at, offset))
+        at = offset + length
+    # Pieces of old lie between runs of new: put both together and sort, instead of interleaving.
+    if at < size:
+        pieces.append(cut(old, at, size))
+    merged = np.concatenate([new, *pieces])
+    merged.sort(order="offset")
+    return merged
+
+
+def live_bytes(extents: Extents) -> dict[int, int]:
+    """Bytes by pack field, zeros left out."""
+    stored = extents[extents["pack"] != ZEROS]
+    packs, positions = np.unique(stored["pack"], return_inverse=True)
+    sums = np.bincount(positions, weights=stored["length"], minlength=len(packs))
+    return {int(number): int(total) for number, total in zip(packs, sums, strict=True)}
+
+
+def renumber(extents: Extents, mapping: t.Mapping[int, int]) -> Extents:
+    """The same with other pack fields; zeros stay. Raises KeyError for a field that is not mapped."""
+    result = extents.copy()
+    for field in np.unique(extents["pack"]).tolist():
+        if field != ZEROS:
+            result["pack"][extents["pack"] == field] = mapping[field]
+    return result

@@ -1,0 +1,207 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Opening and creating a repository: its id, its keys, its locations."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import typing as t
+
+from ..crypto import suite
+from ..crypto.keys import FILES, KeyRing, new_keys, write_keys
+from ..errors import KeyFileError, LocationError, ObjectConflict, ObjectMissing, RepositoryError
+from ..storage.base import Location, put
+from ..storage.fanout import Fanout
+from ..storage.open import make_root, open_location
+from . import names
+
+if t.TYPE_CHECKING:
+    from ..config import RepositoryConfig
+
+_FORMAT = "cryoprotect-backup"
+_VERSION = 1
+_DELETION = "mark-wait-look"
+
+
+class Repository:
+    """An open repository: the keys and the locations that answer.
+
+    ``lost`` has the locations that did not, with their errors; work that must not be called
+    complete without them says so (promise: a partial result is never success).
+    """
+
+    def __init__(
+        self,
+        keys: KeyRing,
+        locations: t.Sequence[Location],
+        *,
+        lost: t.Mapping[str, LocationError] | None = None,
+        level: int = 3,
+    ) -> None:
+        self.keys = keys
+        self.locations = list(locations)
+        self.lost: dict[str, LocationError] = dict(lost or {})
+        self.level = level
+
+    @property
+    def id(self) -> str:
+        return self.keys.repository_id
+
+    @classmethod
+    def open(cls, config: RepositoryConfig, *, need_identity: bool = False) -> Repository:
+        """Raises KeyFileError, LocationError when no location answers, RepositoryError for a foreign one."""
+        keys = KeyRing.load(config.keys, need_identity=need_identity)
+        locations: list[Location] = []
+        lost: dict[str, LocationError] = {}
+        for location_config in config.locations.values():
+            location = open_location(location_config)
+            try:
+                _check(location, keys)
+                locations.append(location)
+            except LocationError as error:
+                lost[location.name] = error
+        if not locations:
+            raise next(iter(lost.values()))
+        return cls(keys, locations, lost=lost, level=config.compression_level)
+
+    def fanout(self) -> Fanout:
+        """For one run that writes."""
+        return Fanout(self.locations)
+
+    def require(self, operation: str) -> None:
+        """Raises RepositoryError when a location needs features for this operation that we lack.
+
+        ``operation``: read, write or delete.
+        """
+        for location in self.locations:
+            description = _describe(location)
+            unknown = description.get("features", {}).get(operation, [])
+            if unknown:
+                raise RepositoryError(
+                    f"location {location.name!r} asks for features to {operation} that this version lacks: "
+                    + ", ".join(map(str, unknown)),
+                    hint="Use a newer version for this operation.",
+                    id="format-feature",
+                )
+            if operation == "delete" and description.get("deletion") != _DELETION:
+                raise RepositoryError(
+                    f"location {location.name!r} has another protocol of deletion than this version",
+                    hint="Use the version that the repository was made with to prune.",
+                    id="format-feature",
+                )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InitResult:
+    repository_id: str
+    keys_created: bool
+    locations: dict[str, bool]  # name → whether it was created now
+
+
+def init(config: RepositoryConfig, now: dt.datetime) -> InitResult:
+    """Create the keys if there are none, and the repository in every location that lacks it.
+
+    Idempotent; durable on return. Raises KeyFileError or RepositoryError, with nothing changed,
+    when a location belongs to another repository or keys of an existing one are missing.
+    """
+    locations = [open_location(location) for location in config.locations.values()]
+    for location in locations:
+        make_root(location)
+    present = {location.name: _exists(location) for location in locations}
+    have_keys = any((config.keys / name).exists() for name in FILES.values())
+    if not have_keys:
+        taken = [location for location in locations if present[location.name]]
+        if taken:
+            raise KeyFileError(
+                f"{taken[0].describe()} holds a repository already, and {config.keys} has no keys for it",
+                hint="Nothing was changed. Copy its keys or run `cryobackup key import` with the recovery kit.",
+            )
+        write_keys(config.keys, new_keys(os.urandom(16).hex()))
+    keys = KeyRing.load(config.keys)
+    for location in locations:
+        if present[location.name]:
+            _check(location, keys)
+    for location in locations:
+        if not present[location.name]:
+            _probe_create_only(location, now)
+            put(location, f"keys/{keys.epoch}.pub", keys.published(keys.epoch).encode())
+            put(location, names.REPOSITORY_JSON, _new_description(keys.repository_id, now))
+    return InitResult(keys.repository_id, not have_keys, {name: not there for name, there in present.items()})
+
+
+def _new_description(repository_id: str, now: dt.datetime) -> bytes:
+    description = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "id": repository_id,
+        "created": now.isoformat(),
+        "suite": suite.SUITE,
+        "deletion": _DELETION,
+        "features": {"read": [], "write": [], "delete": []},
+    }
+    return json.dumps(description, indent=1).encode() + b"\n"
+
+
+def _exists(location: Location) -> bool:
+    return location.stat(names.REPOSITORY_JSON) is not None
+
+
+def _describe(location: Location) -> dict[str, t.Any]:
+    try:
+        description = json.loads(location.read(names.REPOSITORY_JSON))
+    except ObjectMissing as error:
+        raise LocationError(
+            f"location {location.name!r} ({location.describe()}) holds no repository",
+            hint="Run `cryobackup init` if it is new; check the path if it is not. Nothing was changed.",
+            id="not-initialised",
+        ) from error
+    except ValueError as error:
+        raise RepositoryError(
+            f"location {location.name!r}: {names.REPOSITORY_JSON} is not readable",
+            hint="Write it again as docs/repository-format.md section 4 says; the id is in the key files.",
+        ) from error
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+        raise RepositoryError(f"location {location.name!r} ({location.describe()}) is no repository of this program")
+    if description.get("version") != _VERSION or description.get("suite") != suite.SUITE:
+        raise RepositoryError(
+            f"location {location.name!r} has format version {description.get('version')}, "
+            f"suite {description.get('suite')}",
+            hint="It was written by a newer version: use that one. Nothing was changed.",
+            id="format-version",
+        )
+    return description
+
+
+def _check(location: Location, keys: KeyRing) -> None:
+    """Raises LocationError when it does not answer, RepositoryError or KeyFileError when it is not ours."""
+    description = _describe(location)
+    if description.get("id") != keys.repository_id:
+        raise RepositoryError(
+            f"location {location.name!r} ({location.describe()}) holds repository {description.get('id')}, "
+            f"the keys belong to {keys.repository_id}",
+            hint="Use the keys of that repository, or another location. Nothing was changed.",
+            id="foreign-repository",
+        )
+    for info in location.list("keys/"):
+        keys.check_published(location.read(info.key).decode("ascii", "replace"), f"location {location.name!r}")
+
+
+def _probe_create_only(location: Location, now: dt.datetime) -> None:
+    """A place that overwrites would break every promise: find out before the first backup."""
+    key = f"probe/{names.new_id(now, os.urandom(4))}"
+    try:
+        put(location, key, b"one")
+        try:
+            put(location, key, b"two")
+        except ObjectConflict:
+            return
+        raise LocationError(
+            f"location {location.name!r} ({location.describe()}) overwrites objects",
+            hint="It cannot keep backups safe: use storage that can create without overwriting.",
+        )
+    finally:
+        location.delete(key)

@@ -1,0 +1,245 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One backup, from its lease to its commit: steps 2 to 9 of docs/repository-format.md, section 8.
+
+Knows nothing of what is backed up: PostgreSQL and files use the same session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import os
+import pathlib
+import tempfile
+import types
+import typing as t
+
+import msgspec
+
+from ..errors import LocationError, RepositoryError
+from ..storage.base import Location
+from . import extents as xt
+from . import names
+from .catalog import BackupRecord
+from .lease import encode_lease, is_dead, mark_hits, new_lease, read_leases, read_marks
+from .manifest import Manifest, ManifestWriter, open_manifest
+from .model import BackupHeader, Entry, ForeignPackRow, PackRow, pack_names
+from .packs import PackSet
+from .repository import Repository
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CommitResult:
+    locations: tuple[str, ...]  # where the backup is complete
+    lost: dict[str, LocationError]  # where it is not, and why
+    manifest_bytes: int
+
+
+class BackupSession:
+    """Use as a context manager; without ``commit`` nothing becomes visible.
+
+    ``parent``: the backup whose packs may be referred to. It is None after entering when no parent
+    was given or when a mark names it; ``parent_refused`` then says why.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        source: str,
+        parent: BackupRecord | None,
+        now: dt.datetime,
+        spool: pathlib.Path,
+    ) -> None:
+        self.repository = repository
+        self.source = names.check_source(source)
+        self.backup_id = names.new_id(now, os.urandom(4))
+        self.fanout = repository.fanout()
+        self.parent = parent
+        self.parent_refused: str | None = None
+        self._lease_name, self._lease = encode_lease(
+            repository.keys, new_lease(source, self.backup_id, parent.id if parent else None, now)
+        )
+        self.packs = PackSet(self.fanout, repository.keys, self.backup_id, level=repository.level)
+        self._spool = spool
+        self._open = contextlib.ExitStack()
+        self._foreign = _ForeignPacks()
+        self._live: dict[int, int] = {}
+
+    def __enter__(self) -> t.Self:
+        """Steps 2 and 3. Raises LocationError when no location takes the lease."""
+        self.repository.require("write")
+        file = self._open.enter_context(tempfile.TemporaryFile(dir=self._spool))
+        self._manifest = ManifestWriter(
+            self.repository.keys, self.source, self.backup_id, level=self.repository.level, spool=file
+        )
+        self.fanout.each(self._retire_dead_leases)
+        self.fanout.put(self._lease_name, self._lease)
+        if self.parent is not None:
+            self.parent_refused = self._parent_problem(self.parent)
+            if self.parent_refused is not None:
+                self.parent = None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        """Step 9, also after a failure: then nothing refers to what was written."""
+        self._open.close()
+        try:
+            self.fanout.delete(self._lease_name)
+        except LocationError:
+            if error is None:
+                raise
+
+    def _retire_dead_leases(self, location: Location) -> None:
+        """What a crashed run of this source on this host left. Deletion may not be allowed: then it stays."""
+        now = location.now()
+        for info, lease in read_leases(self.repository.keys, location):
+            if lease.source == self.source and is_dead(lease, info, now):
+                location.delete(info.key)
+
+    def _parent_problem(self, parent: BackupRecord) -> str | None:
+        missing = [location.name for location in self.fanout.healthy if location.name not in parent.locations]
+        if missing:
+            return f"backup {parent.id} is not in location {', '.join(missing)}"
+        if self._marked(parent.header):
+            return f"backup {parent.id} is about to be deleted"
+        return None
+
+    def _marked(self, header: BackupHeader) -> bool:
+        hits: list[bool] = []
+        self.fanout.each(
+            lambda location: hits.extend(
+                mark_hits(mark, header) for _, mark in read_marks(self.repository.keys, location)
+            )
+        )
+        return any(hits)
+
+    def parent_manifest(self) -> Manifest:
+        """The parent's manifest, from the first location that has it undamaged."""
+        if self.parent is None:
+            raise RepositoryError("a backup without parent has no parent manifest")
+        return open_manifest(self.repository.keys, self.fanout.healthy, self.source, self.parent.id)
+
+    def refer(self, parent_extents: xt.Extents) -> xt.Extents:
+        """Extents of the parent's manifest as extents of this one. One thread only."""
+        if self.parent is None:
+            raise RepositoryError("a backup without parent has nothing to refer to")
+        return self._foreign.refer(self.parent.header, parent_extents)
+
+    def add(self, entry: Entry, extents: xt.Extents) -> None:
+        """The next entry, in the order of the format. One thread only.
+
+        Raises RepositoryError when the extents do not cover the file: such a backup must not exist.
+        """
+        if not xt.covers(extents, entry.size):
+            raise RepositoryError(
+                f"internal: the extents of {entry.path.decode('utf-8', 'backslashreplace')} do not cover it",
+                hint="No backup was made. Please report this.",
+            )
+        for field, live in xt.live_bytes(extents).items():
+            self._live[field] = self._live.get(field, 0) + live
+        self._manifest.add(msgspec.structs.replace(entry, extents=xt.pack(extents)))
+
+    @property
+    def entries(self) -> int:
+        return self._manifest.entries
+
+    def commit(self, header: BackupHeader) -> CommitResult:
+        """Steps 6 to 8. All packs must be closed. On return the backup exists, durably, in ``locations``.
+
+        Raises RepositoryError when it exists nowhere.
+        """
+        own = {row.number for row in self.packs.rows}
+        if not {field for field in self._live if field < xt.FOREIGN} <= own:
+            raise RepositoryError("internal: an entry refers to a pack that was not finished")
+        header.packs = [msgspec.structs.replace(row, live=self._live.get(row.number, 0)) for row in self.packs.rows]
+        header.foreign = self._foreign.rows(self._live)
+        header.totals.entries = self._manifest.entries
+        header.totals.bytes_stored = header.stored_bytes_own
+        self.fanout.each(lambda location: self._still_safe(location, header))
+        size = self._manifest.write(self.fanout, header)
+        self.fanout.each(lambda location: self._look_again(location, header))
+        return CommitResult(
+            tuple(location.name for location in self.fanout.healthy),
+            {**self.repository.lost, **self.fanout.lost},
+            size,
+        )
+
+    def _still_safe(self, location: Location, header: BackupHeader) -> None:
+        """Raises LocationError when something may have been deleted under this backup."""
+        unsafe = None
+        if location.stat(self._lease_name) is None:
+            unsafe = "its lease was retired while it ran"
+        elif any(mark_hits(mark, header) for _, mark in read_marks(self.repository.keys, location)):
+            unsafe = "what it refers to is about to be deleted"
+        if unsafe:
+            raise LocationError(
+                f"location {location.name!r}: backup {self.backup_id} is not safe: {unsafe}",
+                hint="Earlier backups are untouched. Run the backup again.",
+                id="backup-overtaken",
+            )
+
+    def _look_again(self, location: Location, header: BackupHeader) -> None:
+        """Step 8: after the commit. A backup that is not complete is taken back."""
+        try:
+            self._still_safe(location, header)
+            self._packs_are_there(location, header)
+        except LocationError:
+            location.delete(names.manifest(self.source, self.backup_id))
+            raise
+
+    @staticmethod
+    def _packs_are_there(location: Location, header: BackupHeader) -> None:
+        for name, (size, _digest) in pack_names(header).items():
+            info = location.stat(name)
+            if info is None or info.size != size:
+                raise LocationError(
+                    f"location {location.name!r}: {name} is {'missing' if info is None else 'incomplete'}",
+                    hint="Something deletes objects there. The backup was taken back; run `cryobackup verify --all`.",
+                    id="backup-incomplete",
+                )
+
+
+class _ForeignPacks:
+    """The packs of earlier backups that this one refers to, numbered as they turn up."""
+
+    def __init__(self) -> None:
+        self._index: dict[tuple[str, int], int] = {}
+        self._rows: list[ForeignPackRow] = []
+        self._mapping: dict[int, int] = {}
+        self._parents_own: dict[int, PackRow] = {}
+
+    def refer(self, parent: BackupHeader, extents: xt.Extents) -> xt.Extents:
+        import numpy as np
+
+        for field in np.unique(extents["pack"]).tolist():
+            if field != xt.ZEROS and field not in self._mapping:
+                self._mapping[field] = xt.FOREIGN + self._number(parent, field)
+        return xt.renumber(extents, self._mapping)
+
+    def _number(self, parent: BackupHeader, field: int) -> int:
+        if field >= xt.FOREIGN:
+            row = parent.foreign[field - xt.FOREIGN]
+        else:
+            if not self._parents_own:
+                self._parents_own = {pack.number: pack for pack in parent.packs}
+            own = self._parents_own[field]
+            row = ForeignPackRow(parent.backup_id, own.number, own.size, own.digest, own.plain)
+        key = row.backup_id, row.number
+        if key not in self._index:
+            self._index[key] = len(self._rows)
+            self._rows.append(row)
+        return self._index[key]
+
+    def rows(self, live: dict[int, int]) -> list[ForeignPackRow]:
+        return [
+            msgspec.structs.replace(row, live=live.get(xt.FOREIGN + index, 0)) for index, row in enumerate(self._rows)
+        ]

@@ -1,0 +1,34 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From configuration to a location: the one table of kinds."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ..errors import ConfigError
+from .base import Location
+
+if t.TYPE_CHECKING:
+    from ..config import LocationConfig
+
+
+def open_location(config: LocationConfig) -> Location:
+    """No I/O. Raises ConfigError for a kind that this version does not have."""
+    if config.type == "posix" and config.path is not None:
+        from .posix import PosixLocation
+
+        return PosixLocation(config.name, config.path, required=config.required)
+    raise ConfigError(
+        f"location {config.name!r}: type {config.type!r} is not supported by this version",
+        hint="Supported: posix.",
+    )
+
+
+def make_root(location: Location) -> None:
+    """Create what a location needs to exist before its first object. Idempotent, durable."""
+    from .posix import PosixLocation
+
+    if isinstance(location, PosixLocation):
+        location.make_root()
