@@ -23,3 +23,15 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, which CI=true forbids: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> collections.abc.Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole file that is skipped while it is read."""
+    report = yield
+    if SKIPS_ARE_FAILURES and report.outcome == "skipped":
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} was skipped, which CI=true forbids: {report.longrepr}"
+    return report
