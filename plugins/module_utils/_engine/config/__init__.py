@@ -15,10 +15,11 @@ import os
 import typing as t
 from pathlib import Path
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 if t.TYPE_CHECKING:
-    from .retention import Policy
+    from ..retention_policy import Policy
+    from ._section import Problem
 
 DEFAULT_PATH: t.Final = Path("/etc/cryobackup/config.yml")
 DEFAULT_STATE_DIRECTORY: t.Final = Path("/var/lib/cryobackup/state")
@@ -149,13 +150,42 @@ def default_workers() -> int:
     return min(len(os.sched_getaffinity(0)), _DEFAULT_WORKERS_AT_MOST)
 
 
+class InvalidConfig(ConfigError):
+    """The configuration was read, and there are problems with it: all of them in ``problems``."""
+
+    id = "config-invalid"
+
+    def __init__(self, path: Path, problems: t.Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        if len(problems) == 1:
+            message = f"{path}, {problems[0]}"
+        else:
+            message = "\n  ".join([f"{path} has {len(problems)} problems:", *map(str, problems)])
+        super().__init__(message, hint="Nothing was done. `cryobackup config check` looks again.")
+
+
 def load_config(path: Path | None = None) -> Config:
     """Read and check a configuration; the default one when ``path`` is None.
 
-    Raises ConfigError with every problem that the file has, each with its place in it. Touches
-    nothing but the file: whether directories exist is found out by those who use them.
+    Raises ConfigError when it cannot be read at all, InvalidConfig with every problem that it has,
+    each with its line and its place. Touches nothing but the file: whether directories exist is
+    found out by those who use them.
     """
-    raise NotImplementedError
+    from ._schema import read_config
+    from ._yaml import LocatedDict, read_yaml
+
+    path = path or default_config_path()
+    root = read_yaml(path)
+    if not isinstance(root, LocatedDict):
+        raise ConfigError(
+            f"{path} is {'empty' if root is None else 'not a mapping of keys and values'}",
+            hint="It needs at least `repository`, with `locations` and `keys`.",
+            id="config-invalid",
+        )
+    config, problems = read_config(path, root)
+    if problems:
+        raise InvalidConfig(path, problems)
+    return config
 
 
 def _known_names(kind: str, known: t.Iterable[str]) -> str:

@@ -1,0 +1,306 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What may stand in the configuration, and what it must not contradict."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+import zoneinfo
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from datetime import UTC, timedelta, tzinfo
+from pathlib import Path
+
+from .. import retention_policy as retention
+from ..errors import ConfigError
+from . import (
+    DEFAULT_ARCHIVE_TIMEOUT_SECONDS,
+    DEFAULT_COMPRESSION_LEVEL,
+    DEFAULT_STATE_DIRECTORY,
+    MAX_WORKERS,
+    Assertion,
+    ClusterConfig,
+    Config,
+    FileSetConfig,
+    LocationConfig,
+    MetricsConfig,
+    NotificationsConfig,
+    RepositoryConfig,
+    VerifyConfig,
+    default_workers,
+)
+from ._section import NOWHERE, Problem, Section
+from ._yaml import LocatedDict
+
+LOCATION_TYPES: t.Final = ("posix", "s3")
+_MIN_BANDWIDTH: t.Final = 64 << 10
+_SECRET_PARAMETER = re.compile(
+    r"\b(password|sslpassword|oauth_client_secret|scram_client_key|scram_server_key)\s*=", re.IGNORECASE
+)
+_URI_AUTHORITY = re.compile(r"[a-z0-9+.-]+://([^/?#]*)@", re.IGNORECASE)
+
+
+def read_config(path: Path, root: LocatedDict) -> tuple[Config, list[Problem]]:
+    """The configuration that ``root`` describes. It is of use only when there are no problems."""
+    problems: list[Problem] = []
+    top = Section(problems, "", root)
+    repository = _section(top, "repository", _repository, required=True)
+    clusters = dict(_named(top, "clusters", _cluster))
+    file_sets = dict(_named(top, "file_sets", _file_set))
+    config = Config(
+        path=path,
+        repository=repository or RepositoryConfig({}, NOWHERE),
+        retention=_section(top, "retention", _retention) or retention.Policy({}),
+        clusters=clusters,
+        file_sets=file_sets,
+        notifications=_section(top, "notifications", _notifications) or NotificationsConfig(),
+        metrics=_section(top, "metrics", _metrics) or MetricsConfig(),
+        state_directory=top.optional_path("state_directory") or DEFAULT_STATE_DIRECTORY,
+    )
+    top.finish()
+    _check_together(config, top)
+    return config, sorted(problems)
+
+
+T = t.TypeVar("T")
+
+
+def _section(parent: Section, key: str, read: Callable[[Section], T], *, required: bool = False) -> T | None:
+    section = parent.section(key, required=required)
+    if section is None:
+        return None
+    found = read(section)
+    section.finish()
+    return found
+
+
+def _named(parent: Section, key: str, read: Callable[[str, Section], T]) -> Iterator[tuple[str, T]]:
+    sections = parent.section(key)
+    for name, section in sections.named_sections() if sections else ():
+        yield name, read(name, section)
+        section.finish()
+
+
+def _repository(section: Section) -> RepositoryConfig:
+    locations = dict(_named(section, "locations", _location))
+    if not locations:
+        section.problem("locations", "there must be at least one location")
+    elif not any(location.required for location in locations.values()):
+        section.problem("locations", "at least one must be required: WAL would count as archived without being so")
+    return RepositoryConfig(
+        locations=locations,
+        keys=section.path("keys"),
+        compression_level=section.integer(
+            "compression_level", default=DEFAULT_COMPRESSION_LEVEL, at_least=1, at_most=19
+        ),
+    )
+
+
+def _location(name: str, section: Section) -> LocationConfig:
+    kind = section.choice("type", LOCATION_TYPES, required=True)
+    required = section.flag("required", default=True)
+    path: Path | None = None
+    options: dict[str, object] = {}
+    if kind == "posix":
+        path = section.path("path")
+    elif kind == "s3":
+        options = _s3_options(section)
+    else:
+        # Which keys there may be depends on the type; one problem is enough.
+        section.ignore_rest()
+    return LocationConfig(name=name, type=kind or "", required=required, path=path, options=options)
+
+
+def _s3_options(section: Section) -> dict[str, object]:
+    options: dict[str, object] = {
+        "bucket": section.text("bucket"),
+        "prefix": section.optional_text("prefix"),
+        "region": section.optional_text("region"),
+        "endpoint_url": section.optional_text("endpoint_url"),
+        "credentials_file": section.optional_path("credentials_file"),
+    }
+    endpoint = options["endpoint_url"]
+    if isinstance(endpoint, str) and not endpoint.startswith(("http://", "https://")):
+        section.problem("endpoint_url", "must begin with https:// (or http:// in a laboratory)")
+    if isinstance(endpoint, str) and _URI_AUTHORITY.match(endpoint):
+        section.problem("endpoint_url", "must not have a user or a password in it: name a credentials_file")
+    return options
+
+
+def _cluster(name: str, section: Section) -> ClusterConfig:
+    connection = section.text("connection")
+    if _has_secret(connection):
+        section.problem(
+            "connection",
+            "must not have a secret in it: use passfile=/path/to/pgpass (mode 0600) or service=name instead",
+        )
+    return ClusterConfig(
+        name=name,
+        data_directory=section.path("data_directory"),
+        connection=connection,
+        workers=section.integer("workers", default=default_workers(), at_least=1, at_most=MAX_WORKERS),
+        bandwidth_limit=section.bandwidth("bandwidth_limit", at_least=_MIN_BANDWIDTH),
+        bin_directory=section.optional_path("bin_directory"),
+        archive_timeout=section.seconds("archive_timeout", default=DEFAULT_ARCHIVE_TIMEOUT_SECONDS),
+        verify=_section(section, "verify", _verify) or VerifyConfig(),
+    )
+
+
+def _has_secret(connection: str) -> bool:
+    """Whether a libpq connection string, of either form, has a password or the like in it."""
+    authority = _URI_AUTHORITY.match(connection)
+    return bool(_SECRET_PARAMETER.search(connection) or (authority and ":" in authority[1]))
+
+
+def _verify(section: Section) -> VerifyConfig:
+    return VerifyConfig(assertions=tuple(_assertions(section)))
+
+
+def _assertions(section: Section) -> Iterator[Assertion]:
+    for each in section.sections_of_list("assertions"):
+        yield Assertion(
+            database=each.text("database"),
+            query=each.paragraph("query"),
+            expect=_expected(each),
+        )
+        each.finish()
+
+
+def _expected(section: Section) -> str | None:
+    """What PostgreSQL prints for a value that somebody wrote down without quotes."""
+    value = section.raw("expect")
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return str(value)
+    section.problem("expect", "must be text, a whole number, true or false: put it in quotes")
+    return None
+
+
+def _file_set(name: str, section: Section) -> FileSetConfig:
+    return FileSetConfig(
+        name=name,
+        paths=section.paths("paths"),
+        exclude=section.texts("exclude"),
+        history=section.choice("history", ("git",)),
+    )
+
+
+def _retention(section: Section) -> retention.Policy:
+    rules = {}
+    for kind in retention.KINDS:
+        rule = _section(section, kind, _rule)
+        if rule is not None and _accepted(section, kind, {"rules": {kind: rule}}):
+            rules[kind] = rule
+    keys = ("minimum", "max_delete_share")
+    limits = {key: section.raw(key) for key in keys}
+    accepted = {
+        key: value
+        for key, value in limits.items()
+        if value is not None and _accepted(section, key, {"rules": {}, key: value})
+    }
+    return _policy({"rules": rules, "timezone": _timezone(section), **accepted})
+
+
+def _rule(section: Section) -> retention.Rule:
+    counts = {
+        field.name: section.integer(field.name, default=0, at_least=0)
+        for field in fields(retention.Rule)
+        if field.name != "keep_within"
+    }
+    return retention.Rule(keep_within=_keep_within(section), **counts)
+
+
+def _keep_within(section: Section) -> timedelta | None:
+    value = section.raw("keep_within")
+    if value is None:
+        return None
+    try:
+        return retention.parse_duration(value)
+    except ConfigError as error:
+        section.problem("keep_within", f"{error.message}. {error.hint}")
+        return timedelta.max
+
+
+def _policy(settings: dict[str, t.Any]) -> retention.Policy:
+    return retention.Policy(**settings)
+
+
+def _accepted(section: Section, key: str, settings: dict[str, t.Any]) -> bool:
+    """Whether the retention planner takes these settings. Note its objection if not."""
+    try:
+        _policy(settings)
+    except ConfigError as error:
+        # Its texts name the place too, which the problem does already.
+        text = error.message.partition(": ")[2] or error.message
+        section.problem(key, f"{text}. {error.hint}")
+        return False
+    return True
+
+
+def _timezone(section: Section) -> tzinfo:
+    name = section.optional_text("timezone")
+    if not name:
+        return UTC
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        section.problem("timezone", f"this host does not know a time zone {name!r}; for example Europe/Berlin")
+        return UTC
+
+
+def _notifications(section: Section) -> NotificationsConfig:
+    return NotificationsConfig(urls_file=section.optional_path("urls_file"))
+
+
+def _metrics(section: Section) -> MetricsConfig:
+    return MetricsConfig(textfile=section.optional_path("textfile"))
+
+
+def _check_together(config: Config, top: Section) -> None:
+    for name in config.file_sets:
+        if name in config.clusters:
+            top.problem_at(("file_sets", name), "is the name of a cluster already: names of sources are unique")
+    _check_directories(config, top)
+
+
+Place: t.TypeAlias = tuple[str, ...]
+
+
+def _check_directories(config: Config, top: Section) -> None:
+    """No two things in one directory, and nothing where a loss of one takes the other with it."""
+    locations: list[tuple[Place, Path]] = [
+        (("repository", "locations", name, "path"), location.path)
+        for name, location in config.repository.locations.items()
+        if location.path is not None
+    ]
+    clusters: list[tuple[Place, Path]] = [
+        (("clusters", name, "data_directory"), cluster.data_directory) for name, cluster in config.clusters.items()
+    ]
+    keys: tuple[Place, Path] = (("repository", "keys"), config.repository.keys)
+    for number, other in enumerate(locations):
+        for one in locations[:number]:
+            if _overlap(one[1], other[1]):
+                top.problem_at(other[0], f"must not share a directory with {'.'.join(one[0])}")
+    for number, other in enumerate(clusters):
+        for one in clusters[:number]:
+            if one[1] == other[1] != NOWHERE:
+                top.problem_at(other[0], f"is the same directory as {'.'.join(one[0])}")
+    for location in locations:
+        if _within(keys[1], location[1]):
+            top.problem_at(keys[0], "must not be in a location: whoever gets the one would have the other too")
+        for cluster in clusters:
+            if _overlap(location[1], cluster[1]):
+                top.problem_at(location[0], f"must not share a directory with {'.'.join(cluster[0])}")
+
+
+def _within(inner: Path, outer: Path) -> bool:
+    return NOWHERE not in (inner, outer) and inner.is_relative_to(outer)
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return _within(one, other) or _within(other, one)
