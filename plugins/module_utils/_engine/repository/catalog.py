@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import typing as t
 
 from ..errors import CryoError, LocationError, RepositoryError
@@ -30,6 +31,14 @@ class BackupRecord:
     @property
     def source(self) -> str:
         return self.header.source
+
+    @property
+    def started(self) -> dt.datetime:
+        return dt.datetime.fromisoformat(self.header.started_at)
+
+    @property
+    def finished(self) -> dt.datetime:
+        return dt.datetime.fromisoformat(self.header.finished_at)
 
     @property
     def pinned(self) -> bool:
@@ -80,6 +89,7 @@ class Catalog:
         catalog = cls([], [])
         for (of_source, backup_id), locations in sorted(found.items(), key=lambda item: item[0][1]):
             catalog._read(repository, of_source, backup_id, locations, notes.get((of_source, backup_id), {}))
+        catalog.backups.sort(key=lambda backup: (backup.started, backup.id))
         return catalog
 
     def _read(
@@ -142,4 +152,4 @@ def locations_of(repository: Repository, backup: BackupRecord) -> list[Location]
 
 
 def newest(backups: t.Iterable[BackupRecord]) -> BackupRecord | None:
-    return max(backups, key=lambda backup: backup.id, default=None)
+    return max(backups, key=lambda backup: (backup.started, backup.id), default=None)
