@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tarfile
 
+import cryobackup
 import pytest
+import yaml
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 GALAXY = (sys.executable, "-m", "ansible.cli.galaxy", "collection")
@@ -99,3 +101,8 @@ def test_installs_without_a_network(tarball: pathlib.Path, tmp_path: pathlib.Pat
     )
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert (installed / "plugins/module_utils/_engine/errors.py").is_file()
+
+
+def test_the_engine_has_the_version_of_the_collection() -> None:
+    version = yaml.safe_load((CHECKOUT / "galaxy.yml").read_text())["version"]
+    assert cryobackup.__version__ == version
