@@ -194,7 +194,7 @@ def _retention(section: Section) -> retention.Policy:
     rules = {}
     for kind in retention.KINDS:
         rule = _section(section, kind, _rule)
-        if rule is not None and _accepted(section, kind, {"rules": {kind: rule}}):
+        if rule is not None:
             rules[kind] = rule
     keys = ("minimum", "max_delete_share")
     limits = {key: section.raw(key) for key in keys}
@@ -206,13 +206,17 @@ def _retention(section: Section) -> retention.Policy:
     return _policy({"rules": rules, "timezone": _timezone(section), **accepted})
 
 
-def _rule(section: Section) -> retention.Rule:
+def _rule(section: Section) -> retention.Rule | None:
     counts = {
         field.name: section.integer(field.name, default=0, at_least=0)
         for field in fields(retention.Rule)
         if field.name != "keep_within"
     }
-    return retention.Rule(keep_within=_keep_within(section), **counts)
+    rule = retention.Rule(keep_within=_keep_within(section), **counts)
+    # A rule is judged as a whole, whatever kind it is for; not by what stands in for a mistake.
+    if section.faultless and _accepted(section, None, {"rules": {retention.KINDS[0]: rule}}):
+        return rule
+    return None
 
 
 def _keep_within(section: Section) -> timedelta | None:
@@ -223,14 +227,14 @@ def _keep_within(section: Section) -> timedelta | None:
         return retention.parse_duration(value)
     except ConfigError as error:
         section.problem("keep_within", f"{error.message}. {error.hint}")
-        return timedelta.max
+        return None
 
 
 def _policy(settings: dict[str, t.Any]) -> retention.Policy:
     return retention.Policy(**settings)
 
 
-def _accepted(section: Section, key: str, settings: dict[str, t.Any]) -> bool:
+def _accepted(section: Section, key: str | None, settings: dict[str, t.Any]) -> bool:
     """Whether the retention planner takes these settings. Note its objection if not."""
     try:
         _policy(settings)

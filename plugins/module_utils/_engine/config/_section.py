@@ -57,9 +57,11 @@ class Problem(t.NamedTuple):
 class Section:
     """One mapping of the file."""
 
-    def __init__(self, problems: list[Problem], place: str, values: LocatedDict) -> None:
+    def __init__(self, problems: list[Problem], place: str, values: LocatedDict, *, line: int | None = None) -> None:
         self.place = place
-        self.line = values.line
+        self.line = values.line if line is None else line
+        self.faultless = True
+        """Nothing was found wrong with any key of this section so far."""
         self._problems = problems
         self._values = values
         self._asked: list[str] = []
@@ -69,6 +71,7 @@ class Section:
 
     def problem(self, key: str | None, text: str) -> None:
         """Note that something is wrong with a key, or with the section itself (None)."""
+        self.faultless = False
         if key is None:
             self._problems.append(Problem(self.line, self.place, text))
         else:
@@ -202,7 +205,7 @@ class Section:
         if not isinstance(value, LocatedDict):
             self.problem(key, f"must be a mapping of keys and values, not {_kind(value)}")
             return None
-        return Section(self._problems, self._place_of(key), value)
+        return Section(self._problems, self._place_of(key), value, line=self._values.lines.get(key))
 
     def named_sections(self) -> Iterator[tuple[str, Section]]:
         """What a mapping of names to mappings holds. Names are those that may stand in object names."""

@@ -33,9 +33,12 @@ class LocatedDict(dict[object, object]):
 def read_yaml(path: Path) -> object:
     """The one document in a file; mappings are LocatedDicts. Raises ConfigError, also for a file anybody may write."""
     text = _read(path)
-    loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         # Neither the library's text nor the line itself is shown: a secret may stand there.
         raise _not_yaml(path, error.problem or "it does not follow YAML's rules", error.problem_mark) from error
@@ -43,8 +46,6 @@ def read_yaml(path: Path) -> object:
         raise _not_yaml(path, f"there is a character that is not allowed: #x{error.character:04x}") from error
     except (ValueError, RecursionError) as error:
         raise _not_yaml(path, "a value in it cannot be read") from error
-    finally:
-        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):
