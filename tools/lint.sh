@@ -28,7 +28,8 @@ ansible_lint() { ansible-lint --strict --offline --nocolor -q; }
 workflow() { check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml; }
 changelog() { antsibull-changelog lint; }
 documentation() {
-    (cd "$staged" && ANSIBLE_COLLECTIONS_PATH=$collections antsibull-docs lint-collection-docs \
+    (cd "$staged" && ANSIBLE_COLLECTIONS_PATH=$collections antsibull-docs \
+        --config-file "$OLDPWD/.config/antsibull.cfg" lint-collection-docs \
         --plugin-docs --validate-collection-refs=all --disallow-unknown-collection-refs .)
 }
 spelling() { (cd "$staged" && codespell --config "$OLDPWD/.config/codespell.cfg" .); }

@@ -57,6 +57,10 @@ fi
 
 site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 ln -sfn ../../../../plugins/module_utils/_engine "$site/cryobackup"
+# Ansible looks for collections among Python's packages too: with this, every tool of the environment
+# finds cryoprotect.backup in the checkout, from whatever directory it is started.
+mkdir -p "$site/ansible_collections/cryoprotect"
+ln -sfn ../../../../../.. "$site/ansible_collections/cryoprotect/backup"
 
 # No entry point of a packaging library: those import the library before the command, and starting
 # up has a budget. The interpreter is found beside the script, so that the checkout may be seen at

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tarfile
 
-import cryobackup
 import pytest
 import yaml
+
+import cryobackup
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
 GALAXY = (sys.executable, "-m", "ansible.cli.galaxy", "collection")
