@@ -30,7 +30,7 @@ from functools import partial
 
 from .errors import RepositoryError
 from .postgres.wal import WalKind, match_wal_name
-from .retention_policy import KINDS, PHYSICAL, Kind, Policy, Rule, format_duration, parse_duration
+from .retention_policy import KINDS, PHYSICAL, Kind, Policy, Rule, format_duration, parse_duration, parse_grace
 
 __all__ = [
     "KINDS",
@@ -46,6 +46,7 @@ __all__ = [
     "explain",
     "format_duration",
     "parse_duration",
+    "parse_grace",
     "plan",
 ]
 
@@ -112,15 +113,13 @@ class WalKeep:
     def needs(self, name: str) -> bool:
         """Whether the archived file of this name stays. Timeline histories do, and what has a strange name.
 
-        A timeline forks from one with a smaller number, so a backup may be rolled forward into every timeline
-        from its own upwards, and into none below: there, what is older than all that is needed goes, and the
-        rest can wait.
+        Positions grow from a timeline to those that fork from it, so what lies before all starts is needed by
+        no kept backup on any timeline, and what lies behind may be on the way of one.
         """
         file = match_wal_name(name)
         if file is None or file.kind is WalKind.HISTORY or not self.starts:
             return True
-        reachable = [segment for timeline, segment in self.starts if timeline <= file.timeline]
-        return _position(name) >= min(map(_position, reachable or [segment for _, segment in self.starts]))
+        return _position(name) >= min(_position(segment) for _, segment in self.starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,9 +330,7 @@ def _last_of_a_system(backups: Pool, deleted: frozenset[str]) -> Iterator[str]:
 # Write-ahead log.
 
 
-def _wal_keeps(
-    backups: Pool, deleted: frozenset[str], running: Sequence[tuple[int, str]]
-) -> tuple[WalKeep, ...]:
+def _wal_keeps(backups: Pool, deleted: frozenset[str], running: Sequence[tuple[int, str]]) -> tuple[WalKeep, ...]:
     physical = [backup for backup in backups if backup.kind in PHYSICAL]
     kept = [backup for backup in physical if backup.backup_id not in deleted]
     systems = {backup.system_identifier for backup in physical if backup.system_identifier is not None}

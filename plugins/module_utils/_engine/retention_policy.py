@@ -43,7 +43,7 @@ class Policy:
 
     ``minimum`` good backups stay per source, whatever the rules say: full and incremental count together,
     each other kind by itself. ``max_delete_share`` is the brake's limit; 1 switches the brake off. Days and
-    weeks begin in ``timezone``. Raises ConfigError, which names the setting, for what makes no sense, such as
+    weeks begin in ``timezone``. What is marked for deletion is deleted when ``grace`` has passed. Raises ConfigError, which names the setting, for what makes no sense, such as
     a rule that would keep nothing.
     """
 
@@ -51,6 +51,7 @@ class Policy:
     minimum: int = 2
     max_delete_share: float = 0.5
     timezone: tzinfo = UTC
+    grace: timedelta = timedelta(hours=24)
 
     def __post_init__(self) -> None:
         for kind, rule in self.rules.items():
@@ -114,6 +115,11 @@ def parse_duration(text: object) -> timedelta:
             hint="Write for example 12h, 30d, 2w, 6m (months of 30 days), 1y or 1y6m.",
         )
     return timedelta(days=days, hours=hours)
+
+
+def parse_grace(text: object) -> timedelta:
+    """As ``parse_duration``, and ``0`` for no time at all."""
+    return timedelta() if text in (0, "0") and text is not False else parse_duration(text)
 
 
 def format_duration(duration: timedelta) -> str:

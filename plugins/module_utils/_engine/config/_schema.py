@@ -203,6 +203,9 @@ def _retention(section: Section) -> retention.Policy:
         for key, value in limits.items()
         if value is not None and _accepted(section, key, {"rules": {}, key: value})
     }
+    grace = _duration(section, "grace", retention.parse_grace)
+    if grace is not None:
+        accepted["grace"] = grace
     return _policy({"rules": rules, "timezone": _timezone(section), **accepted})
 
 
@@ -212,21 +215,21 @@ def _rule(section: Section) -> retention.Rule | None:
         for field in fields(retention.Rule)
         if field.name != "keep_within"
     }
-    rule = retention.Rule(keep_within=_keep_within(section), **counts)
+    rule = retention.Rule(keep_within=_duration(section, "keep_within", retention.parse_duration), **counts)
     # A rule is judged as a whole, whatever kind it is for; not by what stands in for a mistake.
     if section.faultless and _accepted(section, None, {"rules": {retention.KINDS[0]: rule}}):
         return rule
     return None
 
 
-def _keep_within(section: Section) -> timedelta | None:
-    value = section.raw("keep_within")
+def _duration(section: Section, key: str, parse: t.Callable[[object], timedelta]) -> timedelta | None:
+    value = section.raw(key)
     if value is None:
         return None
     try:
-        return retention.parse_duration(value)
+        return parse(value)
     except ConfigError as error:
-        section.problem("keep_within", f"{error.message}. {error.hint}")
+        section.problem(key, f"{error.message}. {error.hint}")
         return None
 
 

@@ -1,0 +1,58 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryobackup prune``: delete what retention drops, in two phases."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ._frame import Outcome
+
+if t.TYPE_CHECKING:
+    import argparse
+
+    from ..prune import PruneResult
+    from ._frame import Context
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
+    parser.add_argument("--yes", action="store_true", help="delete even where the brake asks for an explicit yes")
+    parser.add_argument(
+        "--grace",
+        metavar="DURATION",
+        help="how long a mark must have stood before its objects go (12h, 3d, 0 for at once; default: configuration)",
+    )
+
+
+def run(args: argparse.Namespace, context: Context) -> Outcome:
+    from .. import prune, retention
+    from ..errors import EXIT_DONE, EXIT_PARTIAL
+
+    grace = None if args.grace is None else retention.parse_grace(args.grace)
+    result = prune.prune(
+        context.config,
+        now=context.now(),
+        dry_run=args.dry_run,
+        yes=args.yes,
+        reporter=context.reporter,
+        grace=grace,
+    )
+    exit_code = EXIT_DONE if result.complete else EXIT_PARTIAL
+    return Outcome(result.as_dict(), exit_code, lambda: "\n".join(_lines(result)))
+
+
+def _lines(result: PruneResult) -> t.Iterator[str]:
+    from .. import retention
+    from ._text import format_bytes
+
+    yield from retention.explain(result.plan)
+    would = "would be " if result.dry_run else ""
+    for name, done in result.locations.items():
+        yield (
+            f"location {name}: {would}deleted {done.manifests} manifests, {done.packs} packs, {done.wal} WAL files "
+            f"({format_bytes(done.bytes_freed)}); {would}marked {done.marked} objects; {done.waiting} wait in marks"
+        )
+    for name, error in result.errors.items():
+        yield f"location {name}: not pruned: {error.message}"

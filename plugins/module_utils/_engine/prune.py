@@ -1,0 +1,140 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Retention carried out: plan, finish old marks, make new ones.
+
+The plan is made over the backups of all locations; deletion happens in each location by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import os
+import typing as t
+
+from . import retention
+from .config import Config
+from .errors import CryoError, LocationError, RefusedError, RepositoryError
+from .events import Reporter
+from .locks import locked
+from .postgres.lsn import parse_lsn
+from .repository.catalog import BackupRecord, Catalog
+from .repository.collect import Collected, Collector, Wish
+from .repository.model import DAMAGED, OK, PARTIAL
+from .repository.repository import Repository
+
+_SWEEP_SECONDS = 24 * 3600.0
+
+
+@dataclasses.dataclass(slots=True)
+class PruneResult:
+    plan: retention.Plan
+    dry_run: bool
+    locations: dict[str, Collected]
+    errors: dict[str, CryoError]  # locations where it could not be done
+
+    @property
+    def complete(self) -> bool:
+        return not self.errors
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was, or with ``dry_run`` would be, marked or deleted."""
+        return any(done.marked or done.manifests or done.packs or done.wal for done in self.locations.values())
+
+    def as_dict(self) -> dict[str, t.Any]:
+        return {
+            "dry_run": self.dry_run,
+            "keep": self.plan.after,
+            "delete": [backup.backup_id for backup in self.plan.deletes],
+            "brake": self.plan.brake,
+            "locations": {name: dataclasses.asdict(done) for name, done in self.locations.items()},
+            "errors": {name: error.as_dict() for name, error in self.errors.items()},
+        }
+
+
+def prune(
+    config: Config,
+    *,
+    now: dt.datetime,
+    dry_run: bool,
+    yes: bool,
+    reporter: Reporter,
+    grace: dt.timedelta | None = None,
+) -> PruneResult:
+    """Delete what marks of earlier runs name, then mark what retention drops now.
+
+    ``yes`` releases the brake. ``grace``: how long a mark must have stood; by default that of the
+    configuration; with none at all, what is marked goes at once. Idempotent; a crash at any point
+    is harmless. Raises RefusedError, with nothing changed, when the plan needs an explicit yes.
+    """
+    grace = config.retention.grace if grace is None else grace
+    with locked(config.state_directory, "prune", "a prune"):
+        repository = Repository.open(config.repository)
+        repository.require("delete")
+        catalog = Catalog.load(repository)
+        plan = retention.plan(map(candidate, catalog.backups), config.retention, now)
+        if plan.brake and not yes and not dry_run:
+            raise RefusedError(
+                f"the plan needs an explicit yes: {plan.brake}",
+                hint="Nothing was deleted. Look at `cryobackup prune --dry-run`; if it is what you want, add --yes.",
+            )
+        errors: dict[str, CryoError] = dict(repository.lost)
+        wish = _wish(plan, catalog, reporter)
+        done: dict[str, Collected] = {}
+        for location in repository.locations:
+            collector = Collector(repository, location, dry_run=dry_run)
+            done[location.name] = collector.done
+            reporter.phase(f"pruning location {location.name}")
+            try:
+                collector.finish_marks(wish, grace)
+                collector.mark(wish, now, os.urandom(4))
+                if not grace:
+                    collector.finish_marks(wish, grace)
+                collector.sweep(_SWEEP_SECONDS)
+            except (LocationError, RepositoryError) as error:
+                errors[location.name] = error
+        return PruneResult(plan, dry_run, done, errors)
+
+
+def _wish(plan: retention.Plan, catalog: Catalog, reporter: Reporter) -> Wish:
+    dropped = frozenset(backup.backup_id for backup in plan.deletes)
+    if not catalog.broken:
+        return Wish(dropped, plan.wal_needed)
+    for broken in catalog.broken:
+        reporter.warn(f"{broken.name} cannot be read, so all WAL is kept: {broken.error.message}")
+    return Wish(dropped, lambda _system, _name: True)
+
+
+def candidate(backup: BackupRecord) -> retention.Candidate:
+    """A backup as the retention planner sees it."""
+    header, postgres = backup.header, backup.header.postgres
+    verified = backup.verified
+    statuses: dict[str, retention.Status] = {OK: "ok", DAMAGED: "damaged", PARTIAL: "partial"}
+    return retention.Candidate(
+        backup_id=header.backup_id,
+        source=header.source,
+        kind=_kind(header.kind),
+        finished_at=backup.finished,
+        status=statuses.get(header.status, "partial"),
+        verified=verified is not None and verified.data.get("result") == "ok" and _deep(verified.data.get("level")),
+        pinned=backup.pinned,
+        start_lsn=parse_lsn(postgres.start_lsn) if postgres else None,
+        stop_lsn=parse_lsn(postgres.stop_lsn) if postgres else None,
+        timeline=postgres.timeline if postgres else None,
+        system_identifier=int(postgres.system_identifier) if postgres else None,
+        wal_start=postgres.wal_start if postgres else None,
+        stored_bytes=header.stored_bytes_own,
+    )
+
+
+def _deep(level: object) -> bool:
+    return level in ("content", "restore")
+
+
+def _kind(kind: str) -> retention.Kind:
+    for known in retention.KINDS:
+        if kind == known:
+            return known
+    raise RepositoryError(f"a backup has the unknown kind {kind!r}", hint="Use the version that wrote it to prune.")

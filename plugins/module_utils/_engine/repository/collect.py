@@ -1,0 +1,206 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Deleting safely in one location: mark, wait, look again (docs/repository-format.md, section 9).
+
+``Wish`` says what retention would like to see gone; what really goes is decided here, from what the
+location holds at that moment. The order of the listings is part of the proof: do not change it
+without the document.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import typing as t
+
+from ..errors import RepositoryError
+from ..storage.base import Location, ObjectInfo, put
+from . import container, names
+from .lease import is_dead, read_leases, read_marks
+from .manifest import Manifest, open_manifest
+from .model import BackupHeader, Lease, Mark, pack_names
+from .repository import Repository
+
+MARK_AT_MOST = 50_000  # names in one mark; the rest is for the next prune
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wish:
+    """What retention says now. Everything it does not name stays."""
+
+    backups: frozenset[str]  # ids of the backups to drop
+    wal_needed: t.Callable[[int, str], bool]  # (system identifier, file name) → whether it stays
+
+
+@dataclasses.dataclass(slots=True)
+class Collected:
+    """What was, or would be, done in one location."""
+
+    marked: int = 0
+    manifests: int = 0
+    packs: int = 0
+    wal: int = 0
+    bytes_freed: int = 0
+    waiting: int = 0  # objects in marks that are not old enough
+    swept: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class _Look:
+    """What a location holds and refers to, listed in the order that the proof needs."""
+
+    packs: dict[str, ObjectInfo]
+    leases: list[Lease]
+    manifests: dict[tuple[str, str], BackupHeader]  # by (source, backup id)
+
+    def referred(self, dropped: frozenset[str]) -> tuple[set[str], set[str]]:
+        """Names of (manifests, packs) that must stay when the backups ``dropped`` go."""
+        held = {(lease.source, lease.parent) for lease in self.leases if lease.parent}
+        stay = {key for key in self.manifests if key[1] not in dropped or key in held}
+        packs: set[str] = set()
+        for key in stay:
+            packs |= pack_names(self.manifests[key]).keys()
+        running = {lease.backup_id for lease in self.leases}
+        for name in self.packs:
+            parsed = names.parse_pack(name)
+            if parsed is None or parsed.backup_id in running:
+                packs.add(name)
+        return {names.manifest(*key) for key in stay}, packs
+
+
+class Collector:
+    """Marks and deletes in one location. Idempotent; a crash at any point is harmless."""
+
+    def __init__(self, repository: Repository, location: Location, *, dry_run: bool) -> None:
+        self._repository = repository
+        self._keys = repository.keys
+        self._location = location
+        self._dry_run = dry_run
+        self.done = Collected()
+
+    def finish_marks(self, wish: Wish, grace: dt.timedelta) -> None:
+        """Delete what open marks name and nothing refers to any more: P6 to P9."""
+        marks = read_marks(self._keys, self._location)
+        if not marks:
+            return
+        now = self._location.now()
+        due = []
+        for info, mark in marks:
+            if now - info.modified >= grace.total_seconds():
+                due.append((info, mark))
+            else:
+                self.done.waiting += len(mark.manifests) + len(mark.packs) + len(mark.wal)
+        for info, mark in due:
+            self._finish(info, mark, wish)
+
+    def _finish(self, info: ObjectInfo, mark: Mark, wish: Wish) -> None:
+        look = self._look()
+        marked = {key[1] for key in look.manifests if names.manifest(*key) in set(mark.manifests)}
+        manifests, packs = look.referred(frozenset(marked) & wish.backups)
+        gone = {names.parse_source_object(name, "manifests") for name in mark.manifests} - {None}
+        for name in mark.manifests:
+            if name not in manifests and self._delete(name):
+                self.done.manifests += 1
+        for name in mark.packs:
+            if name not in packs and self._delete(name, look.packs.get(name)):
+                self.done.packs += 1
+        for name in sorted(mark.wal):
+            if not wish.wal_needed(*_wal_name(name)) and self._delete(name):
+                self.done.wal += 1
+        for key in gone:
+            if key is not None and names.manifest(*key) not in manifests:
+                self._delete_notes(*key)
+        if not self._dry_run:
+            self._location.delete(info.key)
+
+    def mark(self, wish: Wish, now: dt.datetime, random: bytes) -> None:
+        """Announce what will be deleted: P1 to P5."""
+        look = self._look()
+        open_marks = [mark for _, mark in read_marks(self._keys, self._location)]
+        already = {name for mark in open_marks for name in (*mark.manifests, *mark.packs, *mark.wal)}
+        manifests, packs = look.referred(wish.backups)
+        mark = Mark(names.new_id(now, random), now.isoformat())
+        mark.manifests = [
+            name for key in sorted(look.manifests) if (name := names.manifest(*key)) not in manifests | already
+        ]
+        mark.packs = sorted(look.packs.keys() - packs - already)
+        mark.wal = self._unneeded_wal(wish, already)
+        self.done.marked = len(mark.manifests) + len(mark.packs) + len(mark.wal)
+        if self.done.marked and not self._dry_run:
+            name = names.mark(mark.mark_id)
+            put(self._location, name, container.encode_record(self._keys, container.MARK, name, mark))
+
+    def sweep(self, older_than: float) -> None:
+        if not self._dry_run:
+            self.done.swept += self._location.sweep(older_than)
+
+    def _unneeded_wal(self, wish: Wish, already: set[str]) -> list[str]:
+        found = []
+        for info in self._location.list("wal/"):
+            if info.key not in already and not wish.wal_needed(*_wal_name(info.key)):
+                found.append(info.key)
+                if len(found) == MARK_AT_MOST:
+                    break
+        return found
+
+    def _look(self) -> _Look:
+        """P1 to P3, and P7."""
+        packs = {info.key: info for info in self._location.list("packs/")}
+        leases = self._living_leases()
+        manifests: dict[tuple[str, str], BackupHeader] = {}
+        for info in self._location.list("manifests/"):
+            key = names.parse_source_object(info.key, "manifests")
+            if key is not None:
+                manifests[key] = self._header(*key)
+        return _Look(packs, leases, manifests)
+
+    def _living_leases(self) -> list[Lease]:
+        now = self._location.now()
+        living = []
+        for info, lease in read_leases(self._keys, self._location):
+            if not is_dead(lease, info, now):
+                living.append(lease)
+            elif not self._dry_run:
+                self._location.delete(info.key)
+        return living
+
+    def _header(self, source: str, backup_id: str) -> BackupHeader:
+        """From here, or from another location when it is damaged here: they are the same bytes."""
+        try:
+            return Manifest(self._keys, self._location, source, backup_id).header
+        except RepositoryError:
+            others = [place for place in self._repository.locations if place is not self._location]
+            try:
+                return open_manifest(self._keys, others, source, backup_id).header
+            except RepositoryError as error:
+                raise RepositoryError(
+                    f"location {self._location.name!r}: {names.manifest(source, backup_id)} is damaged, "
+                    "so nobody can tell which packs it needs",
+                    hint="Nothing was deleted there. Bring the manifest back from another copy, or, "
+                    "if that backup is given up for good, remove this object by hand and prune again.",
+                    id="prune-blocked",
+                ) from error
+
+    def _delete(self, name: str, info: ObjectInfo | None = None) -> bool:
+        """Whether the object was there."""
+        info = info or self._location.stat(name)
+        if info is None:
+            return False
+        if not self._dry_run:
+            self._location.delete(name)
+        self.done.bytes_freed += info.size
+        return True
+
+    def _delete_notes(self, source: str, backup_id: str) -> None:
+        if not self._dry_run:
+            for info in list(self._location.list(f"notes/{source}/{backup_id}/")):
+                self._location.delete(info.key)
+
+
+def _wal_name(key: str) -> tuple[int, str]:
+    """(system identifier, file name) of ``wal/…``; an odd key gets an empty name, which always stays."""
+    parts = key.split("/")
+    if len(parts) != 4 or not parts[1].isdigit():
+        return 0, ""
+    return int(parts[1]), parts[3]
