@@ -1,0 +1,99 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures: real PostgreSQL clusters, the engine's command, faults. See ``tests/lab``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import (
+    Cluster,
+    FullDisk,
+    Installation,
+    Lab,
+    LeftoverError,
+    MajorUnavailable,
+    Runtime,
+    Workspace,
+    default_majors,
+    distribution,
+    installation,
+)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The laboratory of this session. The session fails when something is left in it at the end."""
+    made = Lab()
+    try:
+        yield made
+    finally:
+        found = made.close()
+    if found:
+        raise LeftoverError("left behind by this session: " + "; ".join(found))
+
+
+@pytest.fixture
+def workspace(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Workspace]:
+    """Directory, clusters and processes of this test. The test fails when it leaves processes behind."""
+    made = lab.workspace(request.node.name)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def shared_workspace(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Workspace]:
+    """A workspace that lives as long as the test module."""
+    made = lab.workspace(Path(request.node.name).stem)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def pg() -> Installation:
+    """The distribution's PostgreSQL."""
+    try:
+        return distribution()
+    except MajorUnavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session", params=default_majors(), ids=lambda major: f"pg{major}")
+def pg_major(request: pytest.FixtureRequest) -> Installation:
+    """Each major of ``PG_MAJORS`` (by default the distribution's, 17 and 18), built when it is missing."""
+    try:
+        return installation(request.param)
+    except MajorUnavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def cluster(workspace: Workspace, pg: Installation) -> Cluster:
+    """A running cluster of the distribution's major, with checksums, not archiving."""
+    return workspace.cluster(installation=pg)
+
+
+@pytest.fixture(scope="session")
+def runtime(lab: Lab) -> Path:
+    """A command ``cryobackup`` that root and the server's user can execute."""
+    return Runtime(lab).command()
+
+
+@pytest.fixture
+def full_disk(workspace: Workspace) -> Callable[..., FullDisk]:
+    """Makes small file systems that can be full: ``full_disk(megabytes=16, inodes=None)``. Needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+
+    def make(megabytes: int = 16, inodes: int | None = None) -> FullDisk:
+        number = sum(1 for _ in workspace.path.glob("disk-*")) + 1
+        disk = FullDisk(workspace.directory(f"disk-{number}"), workspace.account).mount(megabytes, inodes)
+        workspace.at_end(disk.close)
+        return disk
+
+    return make
