@@ -43,8 +43,8 @@ class Policy:
 
     ``minimum`` good backups stay per source, whatever the rules say: full and incremental count together,
     each other kind by itself. ``max_delete_share`` is the brake's limit; 1 switches the brake off. Days and
-    weeks begin in ``timezone``. What is marked for deletion is deleted when ``grace`` has passed. Raises ConfigError, which names the setting, for what makes no sense, such as
-    a rule that would keep nothing.
+    weeks begin in ``timezone``. What is marked for deletion goes when ``grace`` has passed. Raises ConfigError,
+    which names the setting, for what makes no sense, such as a rule that would keep nothing.
     """
 
     rules: Mapping[str, Rule]
