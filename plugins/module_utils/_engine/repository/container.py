@@ -280,8 +280,11 @@ class ObjectDecoder:
         stored, plain, *_ = _FRAME.unpack(head)
         return self.frame(FrameInfo(self._body, stored, plain), 0, kind)
 
-    def table(self) -> list[FrameInfo]:
-        """Where the frames are. Raises DamageError when one is missing or does not follow the other."""
+    def check_end(self) -> tuple[int, int, int]:
+        """Whether the object ends as it should: all that can be said of it without the identity.
+
+        Returns where the frame table is: offset, stored bytes, number of frames before it. Not authenticated.
+        """
         size = self._source.size
         trailer = self._source.read(size - _TRAILER.size, _TRAILER.size) if size >= _TRAILER.size else b""
         if len(trailer) != _TRAILER.size:
@@ -291,6 +294,11 @@ class ObjectDecoder:
             raise _damaged(self.name, "it does not end as an object does")
         if offset + _FRAME.size + stored + _TRAILER.size != size:
             raise _damaged(self.name, "its length is not what its end says")
+        return offset, stored, frames
+
+    def table(self) -> list[FrameInfo]:
+        """Where the frames are. Raises DamageError when one is missing or does not follow the other."""
+        offset, stored, frames = self.check_end()
         plain = self.frame(FrameInfo(offset, stored, frames * _ROW.size), frames, TABLE)
         rows = [FrameInfo(*row) for row in _ROW.iter_unpack(plain)]
         expected = self._body

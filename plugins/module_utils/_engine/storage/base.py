@@ -74,6 +74,14 @@ class Location(t.Protocol):
     def stat(self, key: str) -> ObjectInfo | None:
         """None when there is surely no such object; LocationError when that is not known."""
 
+    def confirm(self, key: str) -> None:
+        """Make sure that an object which is there survives a loss of power.
+
+        A writer that was killed right before it could do so itself leaves an object that everybody
+        sees and that may yet vanish: who builds on an object of another writer confirms it first.
+        Raises ObjectMissing.
+        """
+
     def list(self, prefix: str) -> t.Iterator[ObjectInfo]:
         """All objects whose key begins with ``prefix``, sorted by key.
 
@@ -104,6 +112,7 @@ def put(location: Location, key: str, data: Buffer) -> bool:
         writer.commit()
     except ObjectConflict:
         if location.read(key) == bytes(data):
+            location.confirm(key)
             return False
         raise
     finally:

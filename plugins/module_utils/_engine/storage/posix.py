@@ -80,6 +80,15 @@ class PosixLocation:
             return None
         return ObjectInfo(key, status.st_size, status.st_mtime)
 
+    def confirm(self, key: str) -> None:
+        """What bears a name was synced before it got it; the name itself, and those above it, may not be."""
+        path = self._file(key)
+        with self._errors("sync", key):
+            os.stat(path)
+            while path != self._path:
+                path = path.parent
+                self._sync_directory(path)
+
     def list(self, prefix: str) -> t.Iterator[ObjectInfo]:
         self._must_be_mounted()
         yield from self._walk(prefix.rstrip("/"))
