@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cryobackup.errors import ConfigError, RepositoryError
-from cryobackup.retention import Candidate, Plan, Policy, Rule, explain, format_duration, parse_duration, plan
+from cryobackup.errors import RepositoryError
+from cryobackup.retention import Candidate, Plan, Policy, Rule, explain, plan
 
 NOW = dt.datetime(2026, 11, 23, 12, tzinfo=dt.UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -452,60 +452,7 @@ def test_the_last_backup_of_a_cluster_made_anew_needs_a_yes() -> None:
     assert wal_plan([*before, *after[:1]]).brake is None
 
 
-# Words and settings
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("12h", dt.timedelta(hours=12)),
-        ("30d", dt.timedelta(days=30)),
-        ("2w", dt.timedelta(days=14)),
-        ("6m", dt.timedelta(days=180)),
-        ("1y", dt.timedelta(days=365)),
-        ("1y6m2w3d4h", dt.timedelta(days=365 + 180 + 14 + 3, hours=4)),
-        ("999999999d", dt.timedelta(days=999999999)),
-    ],
-)
-def test_durations(text: str, expected: dt.timedelta) -> None:
-    assert parse_duration(text) == expected
-    assert parse_duration(format_duration(expected)) == expected
-
-
-@pytest.mark.parametrize(
-    "nonsense",
-    [
-        *("", "30", "d", "-1d", "0d", "1.5d", "30 d", " 30d", "30d\n", "30D", "1d1y", "1d1d", "5min", "٣d"),
-        *("9999999999y", "999999999y", "999999999d24h", "1e3d", 30, None, True, ["30d"], b"30d"),
-    ],
-)
-def test_nonsense_is_no_duration(nonsense: object) -> None:
-    with pytest.raises(ConfigError, match="is not a duration"):
-        parse_duration(nonsense)
-
-
-@pytest.mark.parametrize(
-    ("settings", "where"),
-    [
-        ({"rules": {"ful": Rule(keep_last=1)}}, "'ful'"),
-        ({"rules": {"full": Rule()}}, "retention.full: the rule keeps nothing"),
-        ({"rules": {"full": Rule(keep_last=-1)}}, "retention.full.keep_last"),
-        ({"rules": {"full": Rule(keep_daily=True)}}, "retention.full.keep_daily"),
-        ({"rules": {"full": Rule(keep_daily=t.cast("int", "7"))}}, "retention.full.keep_daily"),
-        ({"rules": {"full": Rule(keep_within=dt.timedelta())}}, "retention.full.keep_within"),
-        ({"minimum": -1}, "retention.minimum"),
-        ({"minimum": 1.5}, "retention.minimum"),
-        ({"max_delete_share": 50}, "retention.max_delete_share"),
-        ({"max_delete_share": float("nan")}, "retention.max_delete_share"),
-        ({"max_delete_share": "0.5"}, "retention.max_delete_share"),
-        ({"max_delete_share": True}, "retention.max_delete_share"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused_by_name(settings: dict[str, t.Any], where: str) -> None:
-    with pytest.raises(ConfigError, match=where) as caught:
-        Policy(**({"rules": {}} | settings))
-    assert caught.value.hint
-    assert caught.value.exit_code == 2
+# The plan itself
 
 
 def test_times_without_an_offset_are_refused() -> None:
