@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command, ``sys.argv`` by default. Returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments == ["--version"]:  # asked by scripts and health checks all the time: imports nothing
-        print(f"cryobackup {__version__}")
+        sys.stdout.write(f"cryobackup {__version__}\n")
         return 0
     from . import _frame
 

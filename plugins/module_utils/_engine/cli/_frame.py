@@ -24,7 +24,6 @@ from ._parser import Invocation, Parser, UsageError, overview, split, wants_json
 from .progress import StandardErrorReporter
 
 if t.TYPE_CHECKING:
-    import argparse
     import types
     from collections.abc import Callable, Mapping, Sequence
 
@@ -163,7 +162,7 @@ def _outcome(invocation: Invocation, command: Command | None) -> Outcome:
     module = command.load()
     parser = Parser.of_command(command.name, command.help)
     module.add_arguments(parser)
-    args: argparse.Namespace = parser.parse_args(invocation.rest)
+    args = parser.parse(invocation.rest)
     reporter = StandardErrorReporter(quiet=invocation.quiet)
     context = Context(config_path=invocation.config, json=invocation.json, reporter=reporter)
     try:

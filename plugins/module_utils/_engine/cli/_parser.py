@@ -23,8 +23,8 @@ _EVERYWHERE = (
     ("--config FILE", "the configuration (default: $CRYOBACKUP_CONFIG or /etc/cryobackup/config.yml)"),
     ("--json", "print one JSON object on standard output, also on failure"),
     ("--quiet", "no progress and no notes on standard error, only warnings and errors"),
-    ("--help", "show this text"),
 )
+_ELSEWHERE = ("--help", "--version")
 
 
 class UsageError(ConfigError):
@@ -75,7 +75,7 @@ def split(argv: Sequence[str]) -> Invocation:
         elif word in ("--version", "--help", "-h"):
             setattr(found, "version" if word == "--version" else "help", True)
         elif word.startswith("-"):
-            options = [text.split()[0] for text, _ in _EVERYWHERE] + ["--version"]
+            options = [*(text.split()[0] for text, _ in _EVERYWHERE), *_ELSEWHERE]
             raise UsageError(f"unknown option {name}", hint=_did_you_mean(name, options) or _SEE_HELP)
         else:
             command = _known_command(word)
@@ -100,9 +100,9 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: t.Any = None) -> t.Any:
-        """Like the original. Raises UsageError, with the option that was probably meant."""
-        parsed, unknown = self.parse_known_args(args, namespace)
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Raises UsageError, with the option that was probably meant."""
+        parsed, unknown = self.parse_known_args(words)
         if unknown:
             name = unknown[0].partition("=")[0]
             options = re.findall(r"--[a-z][a-z-]*", self.format_help())
@@ -124,15 +124,13 @@ def overview(commands: Iterable[Command]) -> str:
     """The text of ``cryobackup --help``."""
     lines = [f"usage: {_USAGE}", "", "Backups of PostgreSQL that are proven to restore.", "", "commands:"]
     lines += [f"  {command.name:<10} {command.help}" for command in commands]
-    lines += ["", _everywhere(), "  --version      show the version", ""]
+    lines += ["", _everywhere(), "  --help         show this text", "  --version      show the version", ""]
     lines += ["`cryobackup COMMAND --help` shows the options of a command."]
     return "\n".join(lines)
 
 
 def _everywhere() -> str:
-    return "\n".join(
-        ["options everywhere:", *(f"  {option:<14} {meaning}" for option, meaning in _EVERYWHERE)]
-    )
+    return "\n".join(["options everywhere:", *(f"  {option:<14} {meaning}" for option, meaning in _EVERYWHERE)])
 
 
 def _before_separator(argv: Sequence[str]) -> Sequence[str]:
@@ -141,9 +139,7 @@ def _before_separator(argv: Sequence[str]) -> Sequence[str]:
 
 def _config_path(value: str) -> Path:
     if not value or value.startswith("--"):
-        raise UsageError(
-            "--config needs the path of a file", hint="For example --config /etc/cryobackup/config.yml"
-        )
+        raise UsageError("--config needs the path of a file", hint="For example --config /etc/cryobackup/config.yml")
     return Path(value)
 
 

@@ -39,7 +39,7 @@ def format_duration(seconds: float) -> str:
 
 def format_time(moment: dt.datetime) -> str:
     """ISO 8601 with offset, whole seconds, in this host's zone. ``moment`` must be aware."""
-    return moment.astimezone().isoformat(sep=" ", timespec="seconds")
+    return moment.astimezone().isoformat(timespec="seconds")
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> str:

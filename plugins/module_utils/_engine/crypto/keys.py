@@ -102,20 +102,12 @@ class KeyRing:
     @classmethod
     def load(cls, directory: pathlib.Path, *, need_identity: bool = False) -> KeyRing:
         """Read the key files. Raises KeyFileError: missing, unreadable, too widely readable, damaged."""
-        if not directory.is_dir():
+        if not _exists(directory):
             raise KeyFileError(
                 f"there is no key directory {directory}",
                 hint="Run `cryobackup init` for a new repository, or `cryobackup key import` with a recovery kit.",
             )
-        keys: list[Key] = []
-        for role, name in FILES.items():
-            path = directory / name
-            text = _read(path, secret=role != "public")
-            for key in parse_lines(text, str(path)) if text is not None else []:
-                if key.role != role:
-                    raise KeyFileError(f"{path} holds a key of role {key.role!r}, expected {role!r}")
-                keys.append(key)
-        ring = cls(keys, str(directory))
+        ring = cls(read_keys(directory), str(directory))
         if need_identity and not ring.has_identity:
             raise KeyFileError(
                 f"{directory / FILES['identity']} is not there, and reading backups needs it",
@@ -198,6 +190,24 @@ class KeyRing:
         return key.material
 
 
+def read_keys(directory: pathlib.Path) -> list[Key]:
+    """What the key files hold, whichever of them are there. Raises KeyFileError like ``KeyRing.load``."""
+    keys: list[Key] = []
+    for role, name in FILES.items():
+        path = directory / name
+        text = _read(path, secret=role != "public")
+        for key in parse_lines(text, str(path)) if text is not None else []:
+            if key.role != role:
+                raise KeyFileError(f"{path} holds a key of role {key.role!r}, expected {role!r}")
+            keys.append(key)
+    return keys
+
+
+def key_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The key files there are. Raises KeyFileError when that cannot be found out."""
+    return [directory / name for name in FILES.values() if _exists(directory / name)]
+
+
 def new_keys(repository_id: str, epoch: int = 1) -> list[Key]:
     identity, public = suite.generate_identity()
     return [
@@ -208,21 +218,21 @@ def new_keys(repository_id: str, epoch: int = 1) -> list[Key]:
 
 
 def write_keys(directory: pathlib.Path, keys: t.Iterable[Key]) -> list[pathlib.Path]:
-    """Write key files, durable on return. Never overwrites one: raises KeyFileError instead."""
-    keys = list(keys)
+    """Write key files, durable on return. Never overwrites one: raises KeyFileError, with nothing written."""
+    by_role = {role: sorted((key for key in keys if key.role == role), key=lambda key: key.epoch) for role in FILES}
+    texts = {
+        directory / FILES[role]: "\n".join([_COMMENT[role], *(key.line() for key in of_role), ""])
+        for role, of_role in by_role.items()
+        if of_role
+    }
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        written = []
-        for role, name in FILES.items():
-            lines = [key.line() for key in sorted(keys, key=lambda key: key.epoch) if key.role == role]
-            if not lines:
-                continue
-            mode = 0o444 if role == "public" else 0o400
-            _write_new(directory / name, "\n".join([_COMMENT[role], *lines, ""]), mode)
-            written.append(directory / name)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        for path in key_files(directory):
+            if path in texts:
+                raise FileExistsError(None, None, str(path))
+        _make_directory(directory)
+        for path, text in texts.items():
+            _write_new(path, text, 0o444 if path.name == FILES["public"] else 0o400)
+        _sync_directory(directory)
     except FileExistsError as error:
         raise KeyFileError(
             f"{error.filename} exists already",
@@ -230,7 +240,7 @@ def write_keys(directory: pathlib.Path, keys: t.Iterable[Key]) -> list[pathlib.P
         ) from error
     except OSError as error:
         raise KeyFileError(f"cannot write {error.filename}: {error.strerror}") from error
-    return written
+    return list(texts)
 
 
 _COMMENT = {
@@ -240,9 +250,34 @@ _COMMENT = {
 }
 
 
+def _exists(path: pathlib.Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+
+
+def _cannot_read(path: pathlib.Path, error: OSError) -> KeyFileError:
+    return KeyFileError(f"cannot read {path}: {error.strerror}", hint="Run as the user that owns the key files.")
+
+
+def _make_directory(directory: pathlib.Path) -> None:
+    """For the owner alone, and lasting: keys that vanish with a power failure take every backup with them."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700 if path == directory else 0o755)
+        _sync_directory(path.parent)
+
+
+def _sync_directory(directory: pathlib.Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _write_new(path: pathlib.Path, text: str, mode: int) -> None:
-    if path.exists():
-        raise FileExistsError(None, None, str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
@@ -262,9 +297,7 @@ def _read(path: pathlib.Path, *, secret: bool) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise KeyFileError(
-            f"cannot read {path}: {error.strerror}", hint="Run as the user that owns the key files."
-        ) from error
+        raise _cannot_read(path, error) from error
     with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         if secret and mode & 0o077:

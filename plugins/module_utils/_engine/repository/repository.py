@@ -12,7 +12,7 @@ import os
 import typing as t
 
 from ..crypto import suite
-from ..crypto.keys import FILES, KeyRing, new_keys, write_keys
+from ..crypto.keys import KeyRing, key_files, new_keys, write_keys
 from ..errors import KeyFileError, LocationError, ObjectConflict, ObjectMissing, RepositoryError
 from ..storage.base import Location, put
 from ..storage.fanout import Fanout
@@ -112,7 +112,7 @@ def init(config: RepositoryConfig, now: dt.datetime) -> InitResult:
     for location in locations:
         make_root(location)
     present = {location.name: _exists(location) for location in locations}
-    have_keys = any((config.keys / name).exists() for name in FILES.values())
+    have_keys = bool(key_files(config.keys))
     if not have_keys:
         taken = [location for location in locations if present[location.name]]
         if taken:

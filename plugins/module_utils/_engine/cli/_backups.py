@@ -1,0 +1,69 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the commands that show backups have in common."""
+
+from __future__ import annotations
+
+import datetime as dt
+import typing as t
+
+from ..errors import EXIT_DAMAGE, EXIT_DONE, EXIT_PARTIAL
+from ._text import format_bytes, format_table, format_time
+
+if t.TYPE_CHECKING:
+    from ..events import Reporter
+    from ..report.backups import Fields
+    from ..repository.catalog import Catalog
+    from ..repository.repository import Repository
+
+
+def reading_exit(repository: Repository, catalog: Catalog) -> int:
+    """A list that cannot be complete is never called a success."""
+    if catalog.broken:
+        return EXIT_DAMAGE
+    return EXIT_PARTIAL if repository.lost else EXIT_DONE
+
+
+def warn_of_gaps(reporter: Reporter, repository: Repository, catalog: Catalog) -> None:
+    """Say what was not looked at."""
+    for name, error in repository.lost.items():
+        reporter.warn(f"location {name} was not looked at: {error.message}")
+    for broken in catalog.broken:
+        reporter.warn(f"{broken.name} cannot be read: {broken.error.message}")
+
+
+def table(backups: list[Fields]) -> str:
+    """Backups in rows, for people."""
+    if not backups:
+        return "There are no backups."
+    header = ("BACKUP", "SOURCE", "TYPE", "FINISHED", "SIZE", "STORED", "STATUS", "VERIFIED", "LOCATIONS")
+    return format_table(header, map(_row, backups), right=("SIZE", "STORED"))
+
+
+def _row(backup: Fields) -> tuple[str, ...]:
+    return (
+        backup["backup_id"],
+        backup["source"],
+        backup["type"],
+        local_time(backup["finished_at"]),
+        format_bytes(backup["bytes_source"]),
+        format_bytes(backup["bytes_stored"]),
+        backup["status"] + (" (pinned)" if backup["pinned"] else ""),
+        verification(backup),
+        ",".join(backup["locations"]),
+    )
+
+
+def verification(backup: Fields) -> str:
+    """The newest verification in a word or two."""
+    verified = backup["verified"]
+    if verified is None:
+        return "-"
+    level = str(verified.get("level", "?"))
+    return level if verified.get("result") == "ok" else f"{level}: {verified.get('result', '?')}"
+
+
+def local_time(moment: str) -> str:
+    """An ISO 8601 time in the zone of this host."""
+    return format_time(dt.datetime.fromisoformat(moment))

@@ -1,0 +1,80 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryobackup status``: how well everything is backed up."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ._frame import Outcome
+
+if t.TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from ..report.backups import Fields
+    from ._frame import Context
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """It has no options of its own."""
+
+
+def run(_args: argparse.Namespace, context: Context) -> Outcome:
+    from ..report.status import status
+    from ..repository.catalog import Catalog
+    from ..repository.repository import Repository
+    from ._backups import reading_exit
+
+    config = context.config
+    repository = Repository.open(config.repository)
+    catalog = Catalog.load(repository)
+    result = status(config, repository, catalog, context.now())
+    return Outcome(result, reading_exit(repository, catalog), lambda: "\n".join(_lines(result)))
+
+
+def _lines(result: Fields) -> Iterator[str]:
+    from ._text import format_table
+
+    if result["sources"]:
+        header = ("SOURCE", "BACKUPS", "NEWEST", "AGE", "STATUS", "VERIFIED", "STORED", "RUNNING")
+        rows = [_source(name, each) for name, each in result["sources"].items()]
+        yield format_table(header, rows, right=("BACKUPS", "STORED"))
+        yield ""
+    places = [_location(name, each) for name, each in result["locations"].items()]
+    yield format_table(("LOCATION", "STATE", "BACKUPS", "FREE", "WHERE"), places, right=("BACKUPS", "FREE"))
+    if result["attention"]:
+        yield ""
+        yield "Attention:"
+        yield from (f"  {text}" for text in result["attention"])
+
+
+def _source(name: str, source: Fields) -> tuple[str, ...]:
+    from ._backups import local_time
+    from ._text import format_bytes, format_duration
+
+    newest, proven = source["newest"], source["newest_verified"]
+    return (
+        name,
+        str(source["backups"]),
+        newest["backup_id"] if newest else "-",
+        format_duration(max(0, source["newest_age_seconds"])) if newest else "-",
+        newest["status"] if newest else "-",
+        local_time(proven["verified"]["at"]) if proven else "never",
+        format_bytes(source["bytes_stored"]),
+        ", ".join(each["backup_id"] for each in source["running"]) or "-",
+    )
+
+
+def _location(name: str, location: Fields) -> tuple[str, ...]:
+    from ._text import format_bytes
+
+    free = location["bytes_free"]
+    return (
+        name,
+        "ok" if location["ok"] else "lost",
+        str(location["backups"]),
+        "-" if free is None else format_bytes(free),
+        location["where"] or "-",
+    )

@@ -1,0 +1,137 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How well everything is backed up: one look at all sources and all locations."""
+
+from __future__ import annotations
+
+import datetime as dt
+import typing as t
+
+from ..errors import LocationError, RepositoryError
+from ..repository.catalog import newest
+from ..repository.lease import is_dead, read_leases
+from .backups import Fields, location_state, summary
+
+if t.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..config import Config
+    from ..repository.catalog import BackupRecord, Catalog
+    from ..repository.model import Lease
+    from ..repository.repository import Repository
+    from ..storage.base import Location
+
+_PROVING_LEVELS = ("content", "restore")
+
+
+def status(config: Config, repository: Repository, catalog: Catalog, now: dt.datetime) -> Fields:
+    """Sources and locations, and in ``attention`` what a person should look at. ``now`` is aware."""
+    leases = _running(repository)
+    names = dict.fromkeys((*config.sources, *(backup.source for backup in catalog.backups)))
+    sources = {name: _source(config, catalog.of(name), leases.get(name, []), now) for name in names}
+    locations = {name: _location(config, repository, catalog, name) for name in config.repository.locations}
+    return {
+        "repository_id": repository.id,
+        "checked_at": now.isoformat(),
+        "sources": sources,
+        "locations": locations,
+        "unreadable": [{"name": broken.name, **broken.error.as_dict()} for broken in catalog.broken],
+        "attention": [
+            *(f"source {name}: {text}" for name, each in sources.items() for text in _worries(each)),
+            *(f"location {name}: {text}" for name, each in locations.items() for text in _location_worries(each)),
+            *(f"{broken.name} cannot be read: {broken.error.message}" for broken in catalog.broken),
+        ],
+    }
+
+
+def _source(config: Config, backups: list[BackupRecord], running: list[Fields], now: dt.datetime) -> Fields:
+    last = newest(backups)
+    proven = newest([backup for backup in backups if _is_proven(backup)])
+    return {
+        "configured": last is None or last.source in config.sources,
+        "backups": len(backups),
+        "bytes_stored": sum(backup.header.stored_bytes_own for backup in backups),
+        "newest": None if last is None else summary(last),
+        "newest_age_seconds": None if last is None else round((now - last.finished).total_seconds()),
+        "newest_verified": None if proven is None else summary(proven),
+        "running": running,
+    }
+
+
+def _is_proven(backup: BackupRecord) -> bool:
+    verified = backup.verified
+    return (
+        verified is not None and verified.data.get("result") == "ok" and verified.data.get("level") in _PROVING_LEVELS
+    )
+
+
+def _worries(source: Fields) -> Iterator[str]:
+    last = source["newest"]
+    if last is None:
+        yield "there is no backup yet"
+        return
+    if last["status"] != "ok":
+        yield f"the newest backup, {last['backup_id']}, is {last['status']}"
+    if last["verified"] is not None and last["verified"].get("result") != "ok":
+        yield f"the newest backup, {last['backup_id']}, did not pass its verification"
+    if source["newest_verified"] is None:
+        yield "no backup has been verified (level content or restore)"
+    if source["newest_age_seconds"] < 0:
+        yield f"the newest backup, {last['backup_id']}, is dated in the future: compare the clocks"
+
+
+def _location(config: Config, repository: Repository, catalog: Catalog, name: str) -> Fields:
+    location = next((each for each in repository.locations if each.name == name), None)
+    free = total = None
+    if location is not None:
+        try:
+            free, total = location.capacity().free, location.capacity().total
+        except LocationError as error:
+            repository.lost[name] = error
+    configured = config.repository.locations[name]
+    return {
+        "type": configured.type,
+        "where": None if location is None else location.describe(),
+        "required": configured.required,
+        **location_state(repository, name),
+        "bytes_free": free,
+        "bytes_total": total,
+        "backups": sum(name in backup.locations for backup in catalog.backups),
+        "backups_missing": sum(name not in backup.locations for backup in catalog.backups),
+    }
+
+
+def _location_worries(location: Fields) -> Iterator[str]:
+    if not location["ok"]:
+        yield location["error"]["message"]
+    elif location["backups_missing"]:
+        yield f"{location['backups_missing']} backups are not there"
+
+
+def _running(repository: Repository) -> dict[str, list[Fields]]:
+    """Backups that are being made now, by source. A lease whose holder is gone is left out: it harms nothing."""
+    found: dict[tuple[str, str], Fields] = {}
+    for location in repository.locations:
+        for lease in _live_leases(repository, location):
+            entry = found.setdefault(
+                (lease.source, lease.backup_id),
+                {"backup_id": lease.backup_id, "started_at": lease.started_at, "host": lease.host, "locations": []},
+            )
+            entry["locations"].append(location.name)
+    running: dict[str, list[Fields]] = {}
+    for (source, _), entry in sorted(found.items()):
+        running.setdefault(source, []).append(entry)
+    return running
+
+
+def _live_leases(repository: Repository, location: Location) -> list[Lease]:
+    try:
+        now = location.now()
+        return [lease for info, lease in read_leases(repository.keys, location) if not is_dead(lease, info, now)]
+    except LocationError as error:
+        repository.lost[location.name] = error
+    except RepositoryError:
+        # A damaged lease is no reason to keep quiet about everything else; verify names it.
+        pass
+    return []
