@@ -16,22 +16,27 @@ sanity() {
     ansible-test sanity --python "$python" --color no --truncate 0 "$@"
 }
 
-# ansible-test makes its environments with a script that it downloads once. Where only the package
-# index can be reached, pip's own copy inside Python does the same. Nothing is replaced where the
-# download works.
+# ansible-test makes an environment for each of its tests, once. What pip says there is of interest
+# only when it fails.
 log=$stage/prime.log
-if ! sanity --test import --prime-venvs >"$log" 2>&1; then
+prime() { sanity --prime-venvs "$@" >"$log" 2>&1; }
+
+# It does so with a script that it downloads first. Where only the package index can be reached,
+# Python's own copy of pip does the same. Nothing is replaced where the download works.
+stand_in() {
+    local script
     script=$(sed -nE 's/^The bootstrap script can be manually downloaded and saved to: //p' "$log" | head -n 1)
-    if [ -z "$script" ]; then
-        cat "$log" >&2
-        exit 1
-    fi
-    mkdir -p "$(dirname "$script")"
+    [ -n "$script" ] || return 1
     cat >"$script" <<'PYTHON'
 import subprocess, sys
 arguments = [a for a in sys.argv[1:] if a not in ("--no-setuptools", "--no-wheel")]
 subprocess.run([sys.executable, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
 raise SystemExit(subprocess.run([sys.executable, "-m", "pip", "install", *arguments]).returncode)
 PYTHON
+}
+
+if ! prime "$@" && ! { stand_in && prime "$@"; }; then
+    cat "$log" >&2
+    exit 1
 fi
 sanity "$@"
