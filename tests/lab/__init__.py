@@ -18,6 +18,7 @@ from .installation import Installation, MajorUnavailable, default_majors, distri
 from .load import DdlStorm, Pgbench, pgbench_consistent
 from .oracle import Golden, RestoreProof, golden_dump, prove_restore
 from .runtime import Runtime, executable_by
+from .waiting import wait_until
 from .workload import Expectation, LiveWriter, Moment
 from .workspace import Lab, LeftoverError, Workspace
 
@@ -50,4 +51,5 @@ __all__ = [
     "prove_restore",
     "run_and_kill",
     "sample_data",
+    "wait_until",
 ]

@@ -11,11 +11,14 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg2
 from psycopg2 import sql
+
+from .cleanup import remove_tree
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection, cursor
@@ -123,7 +126,8 @@ class DdlStorm:
     Args:
         workspace: Where tablespace directories are made. They stay until its end: replay of CREATE TABLESPACE
             needs the directory. ``stop`` drops the tablespaces, so that a restore on the same machine, whose
-            replay makes them again at the same place, meets an empty directory.
+            replay makes them again at the same place, meets an empty directory; between two restores, call
+            ``clear``.
         cluster: A running cluster.
         dbname: Database for the storm.
         tablespaces: ``directory`` for real ones, ``in_place`` for directories below ``pg_tblspc`` (PostgreSQL
@@ -146,6 +150,7 @@ class DdlStorm:
         self.tablespaces = tablespaces
         self.rounds = 0
         self.error: Exception | None = None
+        self._directories: list[Path] = []
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -173,6 +178,12 @@ class DdlStorm:
             self._thread.join(120)
         if check and self.error is not None:
             raise self.error
+
+    def clear(self) -> None:
+        """Empty the tablespaces' directories: what one restore's replay left there misleads the next one's."""
+        for directory in self._directories:
+            for path in directory.iterdir():
+                remove_tree(path)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -210,7 +221,9 @@ class DdlStorm:
         name = f"storm_{number}"
         location = ""
         if self.tablespaces == "directory":
-            location = str(self.workspace.directory(f"{self.dbname}-tablespace-{number}"))
+            path = self.workspace.directory(f"{self.dbname}-tablespace-{number}")
+            self._directories.append(path)
+            location = str(path)
         statement = sql.SQL("CREATE TABLESPACE {} LOCATION {}")
         cur.execute(statement.format(sql.Identifier(name), sql.Literal(location)))
         # Moves copy whole files and keep their pages' LSNs.

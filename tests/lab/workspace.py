@@ -261,6 +261,11 @@ class Lab:
             start_new_session=True,
         )
 
+    @property
+    def guard_pid(self) -> int:
+        """Process id of the guard."""
+        return self._guard.pid
+
     def workspace(self, name: str = "work") -> Workspace:
         """A new workspace; close it, or use it as a context manager."""
         self._number += 1
