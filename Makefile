@@ -8,7 +8,9 @@ SHELL = /bin/bash
 MAKEFLAGS += --no-print-directory
 # pytest's own arguments, for example: make test PYTEST_ARGS='-k wal'
 PYTEST_ARGS =
-PYTEST = tools/reachable.sh .venv/bin/python -m pytest
+# By module, not by script: then sys.executable lies where every user can reach it, too.
+PYTHON = tools/reachable.sh .venv/bin/python
+PYTEST = $(PYTHON) -m pytest
 
 .DEFAULT_GOAL = help
 .PHONY: help venv packages demo test test-fast lint lock build clean
@@ -18,7 +20,7 @@ help: ## this list
 
 demo: venv ## a cluster is backed up, broken and brought back, in three minutes
 	@tools/install-packages.sh postgresql
-	@tools/reachable.sh .venv/bin/ansible-playbook playbooks/demo.yml
+	@$(PYTHON) -m ansible playbook playbooks/demo.yml
 
 test: lint ## everything that can be checked: lint, then all tests
 	@$(PYTEST) -n auto --dist loadscope $(PYTEST_ARGS)

@@ -41,7 +41,7 @@ importer() {
 sanity() { tools/sanity.sh; }
 
 run() {
-    local began=$SECONDS name=$1
+    local name=$1 began=$SECONDS
     if ("$name") >"$work/$name.log" 2>&1; then
         printf 'ok      %-14s %3d s\n' "$name" $((SECONDS - began))
         return 0
