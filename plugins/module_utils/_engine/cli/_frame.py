@@ -8,9 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
-import io
 import json
-import os
 import re
 import signal
 import sys
@@ -19,6 +17,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import EXIT_DONE, EXIT_FAILED, CryoError
+from . import _streams
 from ._commands import COMMANDS, Command
 from ._parser import Invocation, Parser, UsageError, overview, split, wants_json
 from .progress import StandardErrorReporter
@@ -84,7 +83,7 @@ class Context:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command that ``argv`` names. Prints its outcome or its error. Returns the exit code."""
-    _prepare_output()
+    _streams.prepare()
     end = _End(json_wanted=wants_json(argv))
     with end:
         _catch_signals()
@@ -115,6 +114,7 @@ class _End:
             return False
         if isinstance(error, SystemExit):  # argparse has printed its help
             return False
+        _release_signals()
         if isinstance(error, Stopped):
             self.exit_code = error.exit_code
         elif self.command is not None and self.command.failure_exit is not None:
@@ -143,7 +143,7 @@ def _as_cryo_error(error: BaseException) -> CryoError:
         )
     import traceback
 
-    _print_to_stderr("".join(traceback.format_exception(error)).rstrip("\n"))
+    _streams.Log().line("".join(traceback.format_exception(error)).rstrip("\n"))
     return CryoError(
         f"{type(error).__name__}: {error}",
         hint="This is a defect of cryobackup. Please report it with the lines on standard error.",
@@ -176,18 +176,19 @@ def _outcome(invocation: Invocation, command: Command | None) -> Outcome:
 
 def _print_outcome(outcome: Outcome, json_wanted: bool) -> int:
     """Returns the exit code: the outcome's, or that of a failure to tell it."""
+    _release_signals()
     if json_wanted:
         text = _as_json(outcome.result)
     else:
         text = outcome.text if isinstance(outcome.text, str) else outcome.text()
-    return outcome.exit_code if _print(text) else max(outcome.exit_code, EXIT_FAILED)
+    return outcome.exit_code if _streams.write_result(text) else max(outcome.exit_code, EXIT_FAILED)
 
 
 def _print_error(error: CryoError, json_wanted: bool) -> None:
     hint = f"\nhint: {error.hint}" if error.hint else ""
-    _print_to_stderr(f"error: {error.message}{hint}")
+    _streams.Log().line(f"error: {error.message}{hint}")
     if json_wanted:
-        _print(_as_json({"error": error.as_dict()}))
+        _streams.write_result(_as_json({"error": error.as_dict()}))
 
 
 def _as_json(result: Mapping[str, object]) -> str:
@@ -196,55 +197,20 @@ def _as_json(result: Mapping[str, object]) -> str:
     return _LONE_SURROGATE.sub(lambda match: f"\\\\x{ord(match[0]) & 0xFF:02x}", text)
 
 
-def _print(text: str) -> bool:
-    """Write to standard output; False if nobody could take it."""
-    if not text or sys.stdout is None:
-        return True
-    try:
-        sys.stdout.write(text.rstrip("\n") + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:  # `cryobackup list | head` is not worth a word
-        _abandon_stdout()
-        return False
-    except OSError as error:
-        _abandon_stdout()
-        _print_to_stderr(f"error: cannot write to standard output: {error.strerror}")
-        return False
-    return True
-
-
-def _print_to_stderr(text: str) -> None:
-    if sys.stderr is None:
-        return
-    try:
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
-    except OSError:  # the reader of the log went away: no reason to fail, and nobody to tell
-        return
-
-
-def _abandon_stdout() -> None:
-    """Let the interpreter's own flush at exit go nowhere, instead of failing a second time."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
-
-
-def _prepare_output() -> None:
-    """Never fail on a character that the terminal's encoding does not have."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def _catch_signals() -> None:
     """Turn the first signal into Stopped, raised in the main thread; a second one ends the process."""
 
     def stop(number: int, _frame: types.FrameType | None) -> t.NoReturn:
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        _release_signals()
         raise Stopped(number)
 
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
             signal.signal(number, stop)
+
+
+def _release_signals() -> None:
+    """From here on a signal ends the process: it must not add a second object to what is printed."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)

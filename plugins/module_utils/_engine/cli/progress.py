@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import typing as t
 
+from ._streams import Log
 from ._text import format_bytes, format_duration
 
 if t.TYPE_CHECKING:
@@ -21,9 +21,9 @@ class StandardErrorReporter:
     A reader of standard error that goes away never fails the job.
     """
 
-    def __init__(self, *, quiet: bool = False, stream: t.TextIO | None = None) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self.warnings: list[str] = []
-        self._stream = sys.stderr if stream is None else stream
+        self._log = Log()
         self._quiet = quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -34,9 +34,9 @@ class StandardErrorReporter:
     def phase(self, name: str, total_bytes: int | None = None) -> None:
         self._end_phase()
         self._phase, self._done, self._began = name, 0, time.monotonic()
-        if self._quiet or self._stream is None:
+        if self._quiet:
             return
-        if self._on_terminal():
+        if self._log.isatty():
             self._show_bar(name, total_bytes)
         else:
             self._line(name if total_bytes is None else f"{name} ({format_bytes(total_bytes)})")
@@ -73,29 +73,20 @@ class StandardErrorReporter:
             seconds = time.monotonic() - self._began
             self._line(f"{self._phase}: {format_bytes(self._done)} in {format_duration(seconds)}")
 
-    def _on_terminal(self) -> bool:
-        return self._stream is not None and self._stream.isatty()
-
     def _line(self, text: str) -> None:
-        if self._bar is not None:
+        if self._bar is None:
+            self._log.line(text)
+        else:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-            return
-        if self._stream is None:
-            return
-        try:
-            self._stream.write(f"{text}\n")
-            self._stream.flush()
-        except OSError:
-            self._stream = None
 
     def _show_bar(self, name: str, total_bytes: int | None) -> None:
         if self._bar is None:
-            self._bar = _make_bar(self._stream)
+            self._bar = _make_bar(self._log)
             self._bar.start()
         self._task = self._bar.add_task(name, total=total_bytes)
 
 
-def _make_bar(stream: t.TextIO | None) -> Progress:
+def _make_bar(log: Log) -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -116,5 +107,5 @@ def _make_bar(stream: t.TextIO | None) -> Progress:
         TransferSpeedColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(file=stream),
+        console=Console(file=t.cast("t.IO[str]", log)),
     )
