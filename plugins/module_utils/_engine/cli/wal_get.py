@@ -1,0 +1,131 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryobackup wal-get``: PostgreSQL's restore_command.
+
+Exit codes: 0 the file is there · 1 there is surely no such file · 200 it could not be found out (see ``_commands``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import typing as t
+from pathlib import Path
+
+from ._frame import Outcome
+
+if t.TYPE_CHECKING:
+    import argparse
+
+    from ..config import Config, RepositoryConfig
+    from ..postgres.archive_get import Delivered
+    from ._frame import Context
+
+_RETRY_PAUSE_SECONDS = 2.0
+_MISSING_EXIT = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the file's name, as PostgreSQL gives it (%%f)")
+    parser.add_argument("destination", metavar="DESTINATION", type=Path, help="where to write it (%%p)")
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument(
+        "--system-identifier",
+        metavar="N",
+        type=int,
+        help="of the cluster whose WAL it is (default: of the data directory this is started in)",
+    )
+    whose.add_argument("--cluster", metavar="NAME", help="the configured cluster whose WAL it is")
+    parser.add_argument(
+        "--without",
+        metavar="LOCATION",
+        action="append",
+        default=[],
+        help="a location that is lost for good: do not ask it (repeatable)",
+    )
+    parser.add_argument(
+        "--retry-for",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="how long to try again while a location does not answer, for a standby (default: %(default)g)",
+    )
+
+
+def run(args: argparse.Namespace, context: Context) -> Outcome:
+    from ..postgres.wal import match_wal_name
+    from ._parser import UsageError
+
+    if match_wal_name(args.name) is None:
+        raise UsageError(
+            f"{args.name!r} is not the name of a WAL file",
+            hint='restore_command passes the name first: wal-get "%f" "%p".',
+        )
+    config = context.config
+    system_identifier = _system_identifier(args, config)
+    places = _without(config.repository, args.without)
+    delivered = _deliver(args, places, system_identifier)
+    result: dict[str, object] = {
+        "name": args.name,
+        "system_identifier": str(system_identifier),
+        "found": delivered is not None,
+    }
+    if delivered is None:
+        context.reporter.note(f"{args.name} is in no location")
+        return Outcome(result, exit_code=_MISSING_EXIT)
+    for name, error in delivered.passed_over.items():
+        context.reporter.warn(f"{args.name} was taken from {delivered.location!r}, not from {name!r}: {error.message}")
+    return Outcome({**result, "location": delivered.location, "bytes": delivered.size})
+
+
+def _system_identifier(args: argparse.Namespace, config: Config) -> int:
+    """Named, or that of the data directory PostgreSQL starts this in, or of the only cluster there is."""
+    from ..postgres.control import read_control
+    from ._parser import UsageError
+
+    if args.system_identifier is not None:
+        return int(args.system_identifier)
+    here = Path.cwd()
+    if args.cluster is not None:
+        directory = config.cluster(args.cluster).data_directory
+    elif (here / "global" / "pg_control").exists():
+        directory = here
+    elif len(config.clusters) == 1:
+        directory = next(iter(config.clusters.values())).data_directory
+    else:
+        raise UsageError(
+            f"whose WAL? {config.path} has {len(config.clusters)} clusters, and this is no data directory",
+            hint="Add --system-identifier, which pg_controldata prints, or --cluster.",
+        )
+    return read_control(directory / "global" / "pg_control").system_identifier
+
+
+def _without(config: RepositoryConfig, lost: list[str]) -> RepositoryConfig:
+    from ._parser import UsageError
+
+    for name in lost:
+        if name not in config.locations:
+            raise UsageError(f"there is no location {name!r}", hint=f"There are: {', '.join(config.locations)}.")
+    kept = {name: location for name, location in config.locations.items() if name not in lost}
+    if not kept:
+        raise UsageError("no location is left to ask", hint="Take out one --without.")
+    return dataclasses.replace(config, locations=kept)
+
+
+def _deliver(args: argparse.Namespace, config: RepositoryConfig, system_identifier: int) -> Delivered | None:
+    """Raises LocationError when it could not be found out within ``--retry-for``."""
+    from ..errors import LocationError
+    from ..postgres.archive_get import deliver
+    from ..repository.repository import Repository
+
+    deadline = time.monotonic() + args.retry_for
+    while True:
+        try:
+            repository = Repository.open(config, need_identity=True)
+            repository.require("read")
+            return deliver(repository, system_identifier, args.name, args.destination)
+        except LocationError:
+            if time.monotonic() + _RETRY_PAUSE_SECONDS > deadline:
+                raise
+            time.sleep(_RETRY_PAUSE_SECONDS)

@@ -1,0 +1,75 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryobackup wal-push``: PostgreSQL's archive_command."""
+
+from __future__ import annotations
+
+import typing as t
+from pathlib import Path
+
+from ._frame import Outcome, Stopped
+
+if t.TYPE_CHECKING:
+    import argparse
+
+    from ..config import Config
+    from ..postgres.archive_push import PushResult
+    from ._frame import Context
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", type=Path, help="the file, as PostgreSQL gives it (%%p)")
+    parser.add_argument(
+        "--cluster", metavar="NAME", help="the cluster it must belong to (default: the one it is found in)"
+    )
+
+
+def run(args: argparse.Namespace, context: Context) -> Outcome:
+    from ..errors import CryoError
+
+    try:
+        return _push(args.path, args.cluster, context)
+    except Stopped as stopped:
+        # PostgreSQL takes an exit code above 125 for the end of its archiver (shell_archive.c).
+        raise CryoError(
+            f"{args.path.name} is not archived: stopped by {stopped.name}",
+            hint="PostgreSQL keeps the file and tries again. Nothing half-done counts.",
+            id="stopped",
+        ) from stopped
+
+
+def _push(path: Path, cluster: str | None, context: Context) -> Outcome:
+    from ..postgres.archive_push import push
+    from ..postgres.archive_source import WalSource, cluster_of
+    from ..repository.repository import Repository
+
+    config = context.config
+    owner = cluster_of(config, path, cluster)
+    with WalSource(path, owner.data_directory) as source:
+        result = push(Repository.open(config.repository), config.repository, source)
+    _note(config, result, context)
+    return Outcome(
+        {
+            "cluster": owner.name,
+            "name": result.name,
+            "system_identifier": str(result.system_identifier),
+            "bytes": result.size,
+            "stored": list(result.stored),
+            "already": list(result.already),
+            "failed": {name: error.as_dict() for name, error in result.failed.items()},
+        }
+    )
+
+
+def _note(config: Config, result: PushResult, context: Context) -> None:
+    """Optional locations that lack the file are told of and remembered until they have it."""
+    from ..postgres.archive_backlog import note_missing, note_stored
+
+    for name, error in result.failed.items():
+        context.reporter.warn(f"{result.name} is archived, but not in location {name!r}: {error.message}")
+        if not note_missing(config.state_directory, name, result.system_identifier, result.name):
+            context.reporter.warn(f"and that could not be noted in {config.state_directory}")
+    for name in (*result.stored, *result.already):
+        if not config.repository.locations[name].required:
+            note_stored(config.state_directory, name, result.system_identifier, result.name)

@@ -1,0 +1,53 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""WAL that an optional location still lacks: noted by ``wal-push``, shown by ``status``.
+
+One empty file for each. They are hints: what a location lacks can always be seen by listing it, so that losing them
+loses nothing, and they need not be durable.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+if t.TYPE_CHECKING:
+    from pathlib import Path
+
+_DIRECTORY = "wal-backlog"
+
+
+def _marker(state_directory: Path, location: str, system_identifier: int, name: str) -> Path:
+    return state_directory / _DIRECTORY / location / f"{system_identifier}-{name}"
+
+
+def note_missing(state_directory: Path, location: str, system_identifier: int, name: str) -> bool:
+    """Note that ``location`` lacks a WAL file. False when the note could not be made; that fails nothing."""
+    marker = _marker(state_directory, location, system_identifier, name)
+    try:
+        marker.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        marker.touch(mode=0o600)
+    except OSError:
+        return False
+    return True
+
+
+def note_stored(state_directory: Path, location: str, system_identifier: int, name: str) -> None:
+    """Take the note back, if there is one."""
+    try:
+        _marker(state_directory, location, system_identifier, name).unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def read_backlog(state_directory: Path) -> dict[str, list[str]]:
+    """By location, what it lacked when it was last heard of: ``<system identifier>/<name>``, sorted."""
+    backlog: dict[str, list[str]] = {}
+    try:
+        for directory in sorted((state_directory / _DIRECTORY).iterdir()):
+            found = sorted(marker.name.replace("-", "/", 1) for marker in directory.iterdir())
+            if found:
+                backlog[directory.name] = found
+    except OSError:
+        return backlog
+    return backlog

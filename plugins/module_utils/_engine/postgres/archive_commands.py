@@ -1,0 +1,66 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The two command lines that PostgreSQL runs: ``archive_command`` and ``restore_command``."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import typing as t
+from pathlib import Path
+
+from ..errors import ConfigError
+
+if t.TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PROGRAM = "cryobackup"
+
+
+def this_command() -> list[str]:
+    """The argument vector that starts the command line of this engine, with an absolute path.
+
+    The running program if it is that, or else the one that is installed. Raises ConfigError when there is none.
+    """
+    running = Path(sys.argv[0])
+    if running.name == _PROGRAM and running.is_file():
+        return [str(running.absolute())]
+    installed = shutil.which(_PROGRAM)
+    if installed is not None:
+        return [str(Path(installed).absolute())]
+    if __name__.partition(".")[0] == _PROGRAM:
+        return [sys.executable, "-I", "-m", _PROGRAM]
+    raise ConfigError(
+        f"the command {_PROGRAM} is not installed on this host",
+        hint="PostgreSQL needs it to archive and to fetch WAL: run the `runtime` role.",
+        id="no-command",
+    )
+
+
+def archive_command(command: Sequence[str], config: Path, *, cluster: str | None = None) -> str:
+    """What ``archive_command`` is to be set to. To be quoted once more in postgresql.conf."""
+    words = [*command, "--config", str(config), "wal-push"]
+    if cluster is not None:
+        words += ["--cluster", cluster]
+    return f"{_shell(words)} %p"
+
+
+def restore_command(
+    command: Sequence[str], config: Path, system_identifier: int, *, without: Sequence[str] = ()
+) -> str:
+    """What ``restore_command`` is to be set to. To be quoted once more in postgresql.conf.
+
+    ``without``: locations that are lost for good and not to be asked.
+    """
+    words = [*command, "--config", str(config), "--quiet", "wal-get"]
+    words += ["--system-identifier", str(system_identifier)]
+    for name in without:
+        words += ["--without", name]
+    return f"{_shell(words)} %f %p"
+
+
+def _shell(words: Sequence[str]) -> str:
+    """Quoted for the shell, and for PostgreSQL, which replaces what begins with a percent sign."""
+    return shlex.join(words).replace("%", "%%")

@@ -1,0 +1,130 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Waiting until WAL is in the archive: for a backup, which is none without it, and for ``check``."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import typing as t
+
+from ..errors import DamageError, LocationError, RepositoryError
+from ..repository import names
+from .archive_object import look_at_wal
+
+if t.TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ..crypto.keys import KeyRing
+    from ..storage.base import Location
+
+_SHORTEST_PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 1.0
+_NAMES_IN_MESSAGE = 3
+
+
+class WalNotArchived(RepositoryError):
+    id = "wal-not-archived"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WalWait:
+    missing: dict[str, tuple[str, ...]]
+    """Optional locations, and the segments they lack."""
+    failed: dict[str, RepositoryError]
+    """Optional locations that do not answer, or hold a damaged segment."""
+    seconds: float
+
+
+def wait_for_wal(
+    locations: Sequence[Location],
+    system_identifier: int,
+    segments: Iterable[str],
+    *,
+    timeout: float,
+    keys: KeyRing | None = None,
+    explain: Callable[[], str] | None = None,
+) -> WalWait:
+    """Wait until every one of ``segments`` is in every one of ``locations``, at most ``timeout`` seconds.
+
+    With ``keys`` the header of each object is authenticated, too. At the time-out, optional locations may lack
+    something: the result says which and what. Raises WalNotArchived when a required one does, or, where none is
+    required, all of them do; ``explain`` then gives the hint, for instance ``archiver_report``.
+    """
+    wait = _Wait(locations, system_identifier, tuple(segments), keys)
+    began = time.monotonic()
+    pause = _SHORTEST_PAUSE_SECONDS
+    while not wait.complete():
+        left = began + timeout - time.monotonic()
+        if left <= 0:
+            break
+        time.sleep(min(pause, left))
+        pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
+    missing = {name: lacks for name, lacks in wait.missing.items() if lacks}
+    short = [place for place in locations if place.name in missing]
+    if any(place.required for place in short) or (short and len(short) == len(locations)):
+        raise _not_archived(wait, short, timeout, explain)
+    return WalWait(missing, wait.failed, time.monotonic() - began)
+
+
+class _Wait:
+    """What each location lacks, as last seen."""
+
+    def __init__(
+        self,
+        locations: Sequence[Location],
+        system_identifier: int,
+        segments: tuple[str, ...],
+        keys: KeyRing | None,
+    ) -> None:
+        self._locations = locations
+        self._system_identifier = system_identifier
+        self._keys = keys
+        self.missing = {location.name: segments for location in locations}
+        self.failed: dict[str, RepositoryError] = {}
+
+    def complete(self) -> bool:
+        """Look for all that was missing. True when nothing is missing any more."""
+        for location in self._locations:
+            if not self.missing[location.name]:
+                continue
+            self.failed.pop(location.name, None)
+            try:
+                self._look(location)
+            except (LocationError, DamageError) as error:
+                self.failed[location.name] = error
+        return not any(self.missing.values())
+
+    def _look(self, location: Location) -> None:
+        segments = self.missing[location.name]
+        for at, segment in enumerate(segments):
+            self.missing[location.name] = segments[at:]
+            # Segments are archived in their order: the later ones are not there either.
+            if not self._is_there(location, segment):
+                return
+        self.missing[location.name] = ()
+
+    def _is_there(self, location: Location, segment: str) -> bool:
+        if self._keys is not None:
+            return look_at_wal(self._keys, location, self._system_identifier, segment) is not None
+        return location.stat(names.wal(self._system_identifier, segment)) is not None
+
+
+def _not_archived(
+    wait: _Wait, short: Sequence[Location], timeout: float, explain: Callable[[], str] | None
+) -> WalNotArchived:
+    parts = []
+    for location in short:
+        lacks = wait.missing[location.name]
+        some = ", ".join(lacks[:_NAMES_IN_MESSAGE])
+        more = f" and {len(lacks) - _NAMES_IN_MESSAGE} more" if len(lacks) > _NAMES_IN_MESSAGE else ""
+        error = wait.failed.get(location.name)
+        why = f" ({error.message})" if error else ""
+        parts.append(f"location {location.name!r} lacks {some}{more}{why}")
+    reason = explain() if explain else ""
+    return WalNotArchived(
+        f"WAL was not archived within {timeout:g} s: {'; '.join(parts)}",
+        hint=f"{reason} Look at archive_command and at PostgreSQL's log; `cryobackup check` tries the whole "
+        "way.".strip(),
+    )
