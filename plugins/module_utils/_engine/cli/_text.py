@@ -20,7 +20,7 @@ def format_bytes(count: int) -> str:
         return f"{count} B"
     value = float(count)
     for unit in _UNITS:
-        if abs(value) < 1024 or unit == _UNITS[-1]:
+        if abs(value) < 1023.95 or unit == _UNITS[-1]:  # what rounds to 1024.0 is one of the next
             break
         value /= 1024
     return f"{value:.1f} {unit}"
@@ -28,7 +28,7 @@ def format_bytes(count: int) -> str:
 
 def format_duration(seconds: float) -> str:
     """``0.25`` → ``0.2 s``, ``75`` → ``1 min 15 s``, ``7300`` → ``2 h 1 min``, ``200000`` → ``2 d 7 h``."""
-    if seconds < 60:
+    if seconds < 59.95:  # what rounds to 60.0 is a minute
         return f"{seconds:.1f} s"
     whole = round(seconds)
     for size, unit, below, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
