@@ -21,6 +21,7 @@ from psycopg2 import sql as pgsql
 from .account import ServerAccount
 from .cleanup import descendants, kill_processes, remove_shared_memory
 from .installation import Installation
+from .template import Templates
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection
@@ -121,21 +122,26 @@ class Cluster:
 
     def create(
         self,
+        templates: Templates,
         *,
         checksums: bool = True,
         wal_segment_mb: int | None = None,
         settings: Mapping[str, Setting] | None = None,
     ) -> None:
-        """Run initdb and write the settings; ``data_dir`` must not exist or be empty."""
-        options = ["-D", str(self.data_dir), "-U", SUPERUSER, "-A", "trust", "-E", "UTF8"]
-        options += ["--locale=C.UTF-8", "--no-sync"]
+        """Make a new cluster in ``data_dir``, an empty directory, and write the settings."""
+        options = ["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         if checksums:
             options.append("--data-checksums")
         elif self.major >= 18:
             options.append("--no-data-checksums")
         if wal_segment_mb is not None:
             options.append(f"--wal-segsize={wal_segment_mb}")
-        self._as_server([self.installation.program("initdb"), *options])
+        command = (self.installation.program("initdb"), *options)
+
+        def initdb(folder: Path) -> None:
+            self._as_server([*command, "-D", str(folder)])
+
+        templates.instantiate(command, initdb, self.data_dir)
         known = {name: value for name, value in DEFAULT_SETTINGS.items() if self._knows(name)}
         self._write_settings({**known, **(settings or {})})
 

@@ -126,9 +126,9 @@ def flip_bytes_sampled(path: Path, count: int, seed: int = 0) -> Iterator[int]:
     size = path.stat().st_size
     offsets = list(range(size))
     if size > count:
-        edges = [*range(min(64, count // 4)), *range(size - min(64, count // 4), size)]
-        inner = random.Random(seed).sample(range(size), count - len(edges))
-        offsets = sorted({*edges, *inner})
+        edge = min(64, count // 4)
+        inner = random.Random(seed).sample(range(edge, size - edge), count - 2 * edge)
+        offsets = sorted([*range(edge), *inner, *range(size - edge, size)])
     for offset in offsets:
         flip_byte(path, offset)
         try:

@@ -28,17 +28,16 @@ class RuntimeFailed(Exception):
 
 def executable_by(account: ServerAccount, command: list[str | Path]) -> bool:
     """Whether ``account`` can run ``command`` from the root directory, and it succeeds."""
-    try:
-        result = subprocess.run(
-            account.argv(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            check=False,
-        )
-    except OSError:
-        return False
+    # setpriv looks for the program while it still has root's rights; a shell, like the server's, does not.
+    shell: list[str | Path] = ["/bin/sh", "-c", 'exec "$@"', "sh"]
+    result = subprocess.run(
+        account.argv([*shell, *command]),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        check=False,
+    )
     return result.returncode == 0
 
 

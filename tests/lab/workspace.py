@@ -21,6 +21,7 @@ from .account import ServerAccount
 from .cleanup import MARKER, clean, lab_processes, mounts_below, remove_tree
 from .cluster import DEFAULT_SETTINGS, Cluster, Setting
 from .installation import Installation, distribution, installation
+from .template import Templates
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SOCKET_BASE = Path("/tmp")
@@ -91,7 +92,12 @@ class Workspace:
             settings: More lines for ``postgresql.conf``.
         """
         made = self._register(name, self.directory(name), installation or distribution(), {})
-        made.create(checksums=checksums, wal_segment_mb=wal_segment_mb, settings={"fsync": fsync, **(settings or {})})
+        made.create(
+            self.lab.templates,
+            checksums=checksums,
+            wal_segment_mb=wal_segment_mb,
+            settings={"fsync": fsync, **(settings or {})},
+        )
         if start:
             made.start()
         return made
@@ -244,6 +250,7 @@ class Lab:
         self.sockets = Path(tempfile.mkdtemp(prefix="cbs-", dir=SOCKET_BASE))
         for path in (self.path, self.sockets):
             path.chmod(0o755)
+        self.templates = Templates(self.path, self.account)
         self._workspaces: list[Workspace] = []
         self._number = 0
         self._guard = self._start_guard()

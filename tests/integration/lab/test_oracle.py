@@ -34,7 +34,7 @@ from tests.lab.reference import ReferenceArchive, ReferenceBackup
 
 
 def test_a_busy_cluster_of_each_major_is_exact_at_every_kind_of_target(
-    workspace: Workspace, pg_major: Installation
+    workspace: Workspace, pg: Installation, pg_major: Installation
 ) -> None:
     cluster = workspace.cluster(installation=pg_major)
     archive = ReferenceArchive(workspace)
@@ -63,7 +63,10 @@ def test_a_busy_cluster_of_each_major_is_exact_at_every_kind_of_target(
         {"recovery_target_xid": str(moment.xid)},
         {"recovery_target_name": "here"},
     ]
+    chosen = {pg_major.major % 4, (pg_major.major + 1) % 4}
     for number, target in enumerate(targets):
+        if number not in chosen and pg_major != pg:
+            continue
         storm.clear()
         action = ("pause", "promote")[number % 2]
         name = f"restored-{number}"
