@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -192,13 +194,29 @@ def test_usage_error_of_wal_get_stops_postgresql(cli: Cli) -> None:
     assert cli("wal-get", "--config", "/nowhere", "000000010000000000000001", "x").code == 200
 
 
+class Typist:
+    """Somebody at a terminal who is asked to type a recovery kit."""
+
+    def __init__(self, cli: Cli, *words: str, **options: t.Any) -> None:
+        self.terminal, other = pty.openpty()
+        self.process = cli.start(*words, "key", "import", stdin=other, **options)
+        os.close(other)
+        assert self.process.stderr is not None
+        # When it asks, its signal handlers are in place.
+        assert self.process.stderr.readline().startswith("Type the recovery kit")
+
+    def finish(self) -> tuple[str, str]:
+        out, err = self.process.communicate(timeout=60)
+        os.close(self.terminal)
+        return out, err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stopped_by_a_signal(cli: Cli, number: signal.Signals) -> None:
-    process = cli.start("--json", "key", "import")
-    wait_until_it_reads(process)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
+    typist = Typist(cli, "--json")
+    typist.process.send_signal(number)
+    out, err = typist.finish()
+    assert typist.process.returncode == 128 + number
     assert json.loads(out)["error"]["id"] == "stopped"
     assert f"stopped by {number.name}" in err
     assert "Traceback" not in err
@@ -206,20 +224,12 @@ def test_stopped_by_a_signal(cli: Cli, number: signal.Signals) -> None:
 
 
 def test_nohup(cli: Cli) -> None:
-    process = cli.start("key", "import", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    wait_until_it_reads(process)
-    process.send_signal(signal.SIGHUP)
-    _, err = process.communicate("no kit", timeout=30)
-    assert process.returncode == 1
+    typist = Typist(cli, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    typist.process.send_signal(signal.SIGHUP)
+    os.write(typist.terminal, b"no kit\n\x04")
+    _, err = typist.finish()
+    assert typist.process.returncode == 1
     assert "this is no recovery kit" in err
-
-
-def wait_until_it_reads(process: subprocess.Popen[str]) -> None:
-    """Until it waits for standard input, and has its signal handlers in place."""
-    while process.poll() is None:
-        if Path(f"/proc/{process.pid}/syscall").read_text().startswith("0 0x0 "):
-            return
-    raise AssertionError(process.communicate())
 
 
 def test_reader_goes_away(cli: Cli) -> None:

@@ -145,17 +145,8 @@ def test_list_for_people(two: Cli) -> None:
     verify(two, second, level="restore", result="failed")
     lines = two("list", env={"TZ": "Asia/Tokyo"}).out.splitlines()
     assert len(lines) == 3
-    assert lines[0].split() == [
-        "BACKUP",
-        "SOURCE",
-        "TYPE",
-        "FINISHED",
-        "SIZE",
-        "STORED",
-        "STATUS",
-        "VERIFIED",
-        "LOCATIONS",
-    ]
+    header = ["BACKUP", "SOURCE", "TYPE", "FINISHED", "SIZE", "STORED", "STATUS", "VERIFIED", "LOCATIONS"]
+    assert lines[0].split() == header
     assert lines[1].startswith(f"{first}  main    full         2026-11-20T10:02:00+09:00  4.9 KiB")
     assert lines[2].startswith(f"{second}  main    incremental  2026-11-20T16:02:00+09:00")
     assert "restore: failed" in lines[2]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import typing as t
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import yaml
 from ..errors import ConfigError
 
 MAX_FILE_BYTES: t.Final = 1 << 20
+_QUOTED = re.compile(r"'[^']{2,}'")
 _MERGE_TAG: t.Final = "tag:yaml.org,2002:merge"
 
 
@@ -40,8 +42,10 @@ def read_yaml(path: Path) -> object:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        # Neither the library's text nor the line itself is shown: a secret may stand there.
-        raise _not_yaml(path, error.problem or "it does not follow YAML's rules", error.problem_mark) from error
+        # Not shown: the line, and what the library quotes of it. An unquoted password that begins with
+        # an asterisk is an alias to YAML, one with an exclamation mark a tag.
+        problem = _QUOTED.sub("here", error.problem or "it does not follow YAML's rules")
+        raise _not_yaml(path, problem, error.problem_mark) from error
     except yaml.reader.ReaderError as error:
         raise _not_yaml(path, f"there is a character that is not allowed: #x{error.character:04x}") from error
     except (ValueError, RecursionError) as error:
