@@ -17,7 +17,7 @@ import yaml
 from ..errors import ConfigError
 
 MAX_FILE_BYTES: t.Final = 1 << 20
-_QUOTED = re.compile(r"'[^']{2,}'")
+_REPEATED = re.compile(r"(alias|anchor|tag|handle) ['\"].*", re.DOTALL)
 _MERGE_TAG: t.Final = "tag:yaml.org,2002:merge"
 
 
@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> object:
     except yaml.MarkedYAMLError as error:
         # Not shown: the line, and what the library quotes of it. An unquoted password that begins with
         # an asterisk is an alias to YAML, one with an exclamation mark a tag.
-        problem = _QUOTED.sub("here", error.problem or "it does not follow YAML's rules")
+        problem = _REPEATED.sub(r"\1", error.problem or "it does not follow YAML's rules")
         raise _not_yaml(path, problem, error.problem_mark) from error
     except yaml.reader.ReaderError as error:
         raise _not_yaml(path, f"there is a character that is not allowed: #x{error.character:04x}") from error
