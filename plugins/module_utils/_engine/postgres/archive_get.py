@@ -14,7 +14,7 @@ import dataclasses
 import os
 import typing as t
 
-from ..errors import DamageError, LocationError, ObjectMissing, RepositoryError, RestoreError
+from ..errors import CryoError, KeyFileError, LocationError, ObjectMissing, RepositoryError, RestoreError
 from ..repository import names
 from .archive_object import WalReader
 
@@ -30,7 +30,7 @@ class Delivered:
     location: str
     size: int
     """Bytes of the file."""
-    passed_over: dict[str, RepositoryError]
+    passed_over: dict[str, CryoError]
     """Locations asked before, which are damaged or do not answer."""
 
 
@@ -40,12 +40,12 @@ def deliver(repository: Repository, system_identifier: int, name: str, destinati
     The name appears only once the whole content is authenticated. It is not synced: PostgreSQL does that
     itself with what it keeps (``KeepFileRestoredFromArchive`` in ``xlogarchive.c``).
 
-    The repository must have been opened with the identity. Raises DamageError when the file is damaged wherever it
-    is, LocationError when it is in no location that answers and another one does not, RepositoryError
-    ``empty-archive`` when there is no WAL of this system identifier at all, RestoreError when ``destination``
-    cannot be written.
+    The repository must have been opened with the identity. Raises DamageError (or what else keeps it from being
+    read) when the file is damaged wherever it is, LocationError when it is in no location that answers and another
+    one does not, RepositoryError ``empty-archive`` when there is no WAL of this system identifier at all,
+    RestoreError when ``destination`` cannot be written.
     """
-    errors: dict[str, RepositoryError] = dict(repository.lost)
+    errors: dict[str, CryoError] = dict(repository.lost)
     for location in repository.locations:
         try:
             reader = WalReader(repository.keys, location, system_identifier, name)
@@ -55,7 +55,8 @@ def deliver(repository: Repository, system_identifier: int, name: str, destinati
                 _must_be_the_repository(location)
             except LocationError as error:
                 errors[location.name] = error
-        except (DamageError, LocationError) as error:
+        except (RepositoryError, KeyFileError) as error:
+            # Also what looks like another version or epoch: the byte that says so may be the damaged one.
             errors[location.name] = error
         else:
             return Delivered(location.name, reader.stored.size, errors)
@@ -64,11 +65,11 @@ def deliver(repository: Repository, system_identifier: int, name: str, destinati
     return None
 
 
-def _raise_doubt(name: str, errors: dict[str, RepositoryError]) -> None:
+def _raise_doubt(name: str, errors: dict[str, CryoError]) -> None:
     """Raises when it is not sure that the file is nowhere."""
-    damage = [error for error in errors.values() if isinstance(error, DamageError)]
-    if damage:
-        raise damage[0]
+    present = [error for error in errors.values() if not isinstance(error, LocationError)]
+    if present:
+        raise present[0]
     if errors:
         where, error = next(iter(errors.items()))
         raise LocationError(

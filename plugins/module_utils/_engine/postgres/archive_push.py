@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ..errors import DamageError, LocationError, ObjectConflict, RepositoryError, SourceError
+from ..errors import CryoError, KeyFileError, LocationError, ObjectConflict, RepositoryError, SourceError
 from ..repository import container, names
 from ..storage.fanout import Fanout
 from .archive_object import StoredWal, look_at_wal
@@ -36,7 +36,7 @@ class PushResult:
     """Locations it was written to."""
     already: tuple[str, ...]
     """Locations that had it, equal."""
-    failed: dict[str, RepositoryError]
+    failed: dict[str, CryoError]
     """Optional locations that lack it."""
 
 
@@ -47,8 +47,9 @@ def push(repository: Repository, config: RepositoryConfig, source: WalSource) ->
     a few frames, whatever the size of the file.
 
     Raises ObjectConflict when a location, required or not, holds another file of this name; then nothing was
-    written anywhere. Raises LocationError or DamageError when a required location could not take it; others may
-    have it by then, which the next attempt finds. Raises SourceError when the file changes while it is read.
+    written anywhere. Raises RepositoryError, with the id of the reason, when a required location could not take it
+    or holds it damaged; others may have it by then, which the next attempt finds. Raises SourceError when the file
+    changes while it is read.
     """
     repository.require("write")
     run = _Push(repository, source)
@@ -83,7 +84,7 @@ class _Push:
         self._digest = source.digest(repository.keys.digest_key)
         self.stored: list[str] = []
         self.already: list[str] = []
-        self.failed: dict[str, RepositoryError] = {}
+        self.failed: dict[str, CryoError] = {}
 
     def without_those_that_have_it(self, locations: t.Sequence[Location]) -> list[Location]:
         """The locations that lack the file. Raises ObjectConflict when one has another under its name."""
@@ -91,14 +92,16 @@ class _Push:
         for location in locations:
             try:
                 stored = self._look(location)
-                if stored is None:
-                    lacking.append(location)
-                    continue
-                self._compare(location, stored)
-                location.confirm(self._key)
-                self.already.append(location.name)
-            except (LocationError, DamageError) as error:
+                if stored is not None:
+                    location.confirm(self._key)
+            except (RepositoryError, KeyFileError) as error:
                 self.failed[location.name] = error
+                continue
+            if stored is None:
+                lacking.append(location)
+            else:
+                self._compare(location, stored)
+                self.already.append(location.name)
         return lacking
 
     def _look(self, location: Location) -> StoredWal | None:
@@ -165,7 +168,7 @@ class _Push:
         error = self.failed[needed[0]]
         more = f" (and in {len(needed) - 1} more)" if len(needed) > 1 else ""
         where = f" It is in {', '.join(have)} already." if have else ""
-        raise LocationError(
+        raise RepositoryError(
             f"WAL file {self._source.name} is not archived: {error.message}{more}",
             hint=f"PostgreSQL keeps the file and tries again.{where} {error.hint}".strip(),
             id=error.id,

@@ -9,7 +9,7 @@ import dataclasses
 import time
 import typing as t
 
-from ..errors import DamageError, LocationError, RepositoryError
+from ..errors import CryoError, KeyFileError, RepositoryError
 from ..repository import names
 from .archive_object import look_at_wal
 
@@ -18,6 +18,7 @@ if t.TYPE_CHECKING:
 
     from ..crypto.keys import KeyRing
     from ..storage.base import Location
+    from .connection import Connection
 
 _SHORTEST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -32,7 +33,7 @@ class WalNotArchived(RepositoryError):
 class WalWait:
     missing: dict[str, tuple[str, ...]]
     """Optional locations, and the segments they lack."""
-    failed: dict[str, RepositoryError]
+    failed: dict[str, CryoError]
     """Optional locations that do not answer, or hold a damaged segment."""
     seconds: float
 
@@ -82,7 +83,7 @@ class _Wait:
         self._system_identifier = system_identifier
         self._keys = keys
         self.missing = {location.name: segments for location in locations}
-        self.failed: dict[str, RepositoryError] = {}
+        self.failed: dict[str, CryoError] = {}
 
     def complete(self) -> bool:
         """Look for all that was missing. True when nothing is missing any more."""
@@ -92,7 +93,7 @@ class _Wait:
             self.failed.pop(location.name, None)
             try:
                 self._look(location)
-            except (LocationError, DamageError) as error:
+            except (RepositoryError, KeyFileError) as error:
                 self.failed[location.name] = error
         return not any(self.missing.values())
 
@@ -128,3 +129,20 @@ def _not_archived(
         hint=f"{reason} Look at archive_command and at PostgreSQL's log; `cryobackup check` tries the whole "
         "way.".strip(),
     )
+
+
+def archiver_report(connection: Connection) -> str:
+    """What PostgreSQL's archiver has to say (``pg_stat_archiver``), as one sentence for a hint.
+
+    Raises ClusterError.
+    """
+    failures, failed, failed_at, archived, archived_at, failing = connection.row(
+        "SELECT failed_count, last_failed_wal, last_failed_time::timestamptz(0)::text,"
+        " last_archived_wal, last_archived_time::timestamptz(0)::text,"
+        " coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false)"
+        " FROM pg_stat_archiver"
+    )
+    last = f"it archived {archived} last, at {archived_at}" if archived else "it has archived nothing yet"
+    if failing:
+        return f"PostgreSQL's archive_command fails: {failed} at {failed_at}, {failures} failures so far; {last}."
+    return f"PostgreSQL's archiver reports no failure; {last}."
