@@ -72,16 +72,19 @@ class BackupSession:
     def __enter__(self) -> t.Self:
         """Steps 2 and 3. Raises LocationError when no location takes the lease."""
         self.repository.require("write")
-        file = self._open.enter_context(tempfile.TemporaryFile(dir=self._spool))
-        self._manifest = ManifestWriter(
-            self.repository.keys, self.source, self.backup_id, level=self.repository.level, spool=file
-        )
-        self.fanout.each(self._retire_dead_leases)
-        self.fanout.put(self._lease_name, self._lease)
-        if self.parent is not None:
-            self.parent_refused = self._parent_problem(self.parent)
-            if self.parent_refused is not None:
-                self.parent = None
+        with contextlib.ExitStack() as undo:
+            file = undo.enter_context(tempfile.TemporaryFile(dir=self._spool))
+            self._manifest = ManifestWriter(
+                self.repository.keys, self.source, self.backup_id, level=self.repository.level, spool=file
+            )
+            self.fanout.each(self._retire_dead_leases)
+            undo.callback(self._give_lease_back)
+            self.fanout.put(self._lease_name, self._lease)
+            if self.parent is not None:
+                self.parent_refused = self._parent_problem(self.parent)
+                if self.parent_refused is not None:
+                    self.parent = None
+            self._open = undo.pop_all()
         return self
 
     def __exit__(
@@ -92,11 +95,11 @@ class BackupSession:
     ) -> None:
         """Step 9, also after a failure: then nothing refers to what was written."""
         self._open.close()
-        try:
+
+    def _give_lease_back(self) -> None:
+        """What cannot be given back now is retired by a later run."""
+        with contextlib.suppress(LocationError):
             self.fanout.delete(self._lease_name)
-        except LocationError:
-            if error is None:
-                raise
 
     def _retire_dead_leases(self, location: Location) -> None:
         """What a crashed run of this source on this host left. Deletion may not be allowed: then it stays."""
@@ -111,7 +114,11 @@ class BackupSession:
             return f"backup {parent.id} is not in location {', '.join(missing)}"
         if self._marked(parent.header):
             return f"backup {parent.id} is about to be deleted"
-        return None
+        # Asked after the marks: a mark that was finished before we looked has taken the manifest with it.
+        name = names.manifest(parent.source, parent.id)
+        gone: list[bool] = []
+        self.fanout.each(lambda location: gone.append(location.stat(name) is None))
+        return f"backup {parent.id} was deleted" if any(gone) else None
 
     def _marked(self, header: BackupHeader) -> bool:
         hits: list[bool] = []
