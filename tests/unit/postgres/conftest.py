@@ -37,13 +37,21 @@ shared_buffers = 16MB
 wal_level = replica
 autovacuum = off
 archive_mode = on
-archive_command = 'test ! -e {root}/archive/%f && cp %p {root}/archive/%f'
+archive_command = '{archive_command}'
 log_timezone = 'UTC'
 """
 
+# Whole or not at all, and content with finding what a crashed server had archived already.
+ARCHIVE_COMMAND = (
+    "cmp -s %p {root}/archive/%f"
+    " || ( test ! -e {root}/archive/%f && cp %p {root}/%f.tmp && mv {root}/%f.tmp {root}/archive/%f )"
+)
+
 
 def bin_dir() -> Path:
-    """The programs of the newest PostgreSQL that the distribution installed."""
+    """The programs of the PostgreSQL in PG_BIN_DIR, or else of the newest that the distribution installed."""
+    if os.environ.get("PG_BIN_DIR"):
+        return Path(os.environ["PG_BIN_DIR"])
     found = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "initdb").exists()]
     if not found:
         pytest.fail("no PostgreSQL server on this machine: install the package postgresql")
@@ -158,6 +166,20 @@ class Cluster:
         self._process.wait(START_TIMEOUT)
         self._process = None
 
+    @property
+    def major(self) -> int:
+        return int((self.data / "PG_VERSION").read_text())
+
+    def backup_functions(self, *, wait_for_archive: bool = True) -> tuple[str, str]:
+        """SQL that starts a backup with the label ``%s``, and SQL that stops it: LSN, backup_label, tablespace_map."""
+        start, stop, mode = ("pg_backup_start", "pg_backup_stop", "")
+        if self.major < 15:
+            start, stop, mode = ("pg_start_backup", "pg_stop_backup", "exclusive => false, ")
+        return (
+            f"SELECT {start}(%s, {mode}fast => true)::text",
+            f"SELECT lsn::text, labelfile, spcmapfile FROM {stop}({mode}wait_for_archive => {wait_for_archive})",
+        )
+
     def promote(self) -> None:
         self.sql("SELECT pg_promote()")
         self.wait_until("SELECT NOT pg_is_in_recovery()")
@@ -178,12 +200,17 @@ def new_root() -> Path:
     return root
 
 
+def settings(root: Path) -> str:
+    """What is appended to postgresql.conf of a cluster below ``root``."""
+    return SETTINGS.format(root=root, archive_command=ARCHIVE_COMMAND.format(root=root))
+
+
 def init(root: Path, *options: str) -> Cluster:
     """Make a new cluster below ``root``."""
     cluster = Cluster(root)
     run("initdb", "-D", cluster.data, "-U", "postgres", "-A", "trust", "-N", "--locale=C", "-E", "UTF8", *options)
     with (cluster.data / "postgresql.conf").open("a") as configuration:
-        configuration.write(SETTINGS.format(root=root))
+        configuration.write(settings(root))
     return cluster
 
 
@@ -194,7 +221,7 @@ def clone(cluster: Cluster, root: Path) -> Cluster:
         subprocess.run(["cp", "-a", f"{cluster.root}/{folder}/.", str(root / folder)], check=True)
     copy = Cluster(root)
     with (copy.data / "postgresql.conf").open("a") as configuration:
-        configuration.write(SETTINGS.format(root=root))
+        configuration.write(settings(root))
     (copy.data / "postmaster.pid").unlink(missing_ok=True)
     return copy
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,13 +48,14 @@ class Backup:
     """What the server gave out for one backup."""
 
     def __init__(self, cluster: Cluster, label: str) -> None:
+        start, stop = cluster.backup_functions()
         with contextlib.closing(cluster.connect()) as session, session.cursor() as cursor:
-            cursor.execute("SELECT pg_backup_start(%s, fast => true)::text", (label,))
+            cursor.execute(start, (label,))
             self.start_lsn = parse_lsn(self._row(cursor)[0])
             cursor.execute("CREATE TABLE IF NOT EXISTS during (i int)")
-            cursor.execute("SELECT lsn::text, labelfile, spcmapfile FROM pg_backup_stop()")
-            stop, self.label_file, self.tablespace_map = self._row(cursor)
-            self.stop_lsn = parse_lsn(stop)
+            cursor.execute(stop)
+            stop_lsn, self.label_file, self.tablespace_map = self._row(cursor)
+            self.stop_lsn = parse_lsn(stop_lsn)
 
     @staticmethod
     def _row(cursor: psycopg2.extensions.cursor) -> tuple[str, ...]:
@@ -148,7 +150,9 @@ def test_awkward_locations_are_read_as_the_server_writes_them(
 ) -> None:
     cluster = clone(template, roots())
     cluster.start()
-    locations = [cluster.root / name for name in AWKWARD]
+    # PostgreSQL 13 loses a backslash at the end: it escapes none, and the line goes on.
+    names = [name for name in AWKWARD if cluster.major > 13 or not name.startswith(("trailing", "\\"))]
+    locations = [cluster.root / name for name in names]
     try:
         for number, location in enumerate(locations):
             location.mkdir()
@@ -159,19 +163,28 @@ def test_awkward_locations_are_read_as_the_server_writes_them(
         text = Backup(cluster, "awkward").tablespace_map
     finally:
         cluster.stop()
-    links = backup_label.parse_tablespace_map(text)
+    links = backup_label.parse_tablespace_map(text, postgres_major=cluster.major)
     expected = {TablespaceLink(oids[f"space{n}"], str(location)) for n, location in enumerate(locations)}
     assert set(links) == expected
-    assert backup_label.format_tablespace_map(links) == text
+    assert backup_label.format_tablespace_map(links, postgres_major=cluster.major) == text
 
 
-@given(st.lists(st.builds(TablespaceLink, st.integers(1, 2**32 - 1), st.text(st.characters(), min_size=1))))
+@given(st.lists(st.builds(TablespaceLink, st.integers(1, 2**32 - 1), st.text(min_size=1))))
 def test_what_is_written_reads_back(links: list[TablespaceLink]) -> None:
-    assert backup_label.parse_tablespace_map(backup_label.format_tablespace_map(links)) == tuple(links)
+    text = backup_label.format_tablespace_map(links, postgres_major=14)
+    assert backup_label.parse_tablespace_map(text, postgres_major=14) == tuple(links)
+
+
+@given(st.text(st.sampled_from("ab\\\n\r "), min_size=1))
+def test_backslashes_of_postgresql_13_are_only_special_before_line_ends(path: str) -> None:
+    links = (TablespaceLink(16400, "/" + path + "end"),)
+    text = backup_label.format_tablespace_map(links, postgres_major=13)
+    if re.search(r"\\[\r\n]", path) is None:
+        assert backup_label.parse_tablespace_map(text, postgres_major=13) == links
 
 
 def test_line_ends_of_another_system() -> None:
-    assert backup_label.parse_tablespace_map("16400 /a\r\n16401 /b\r\n") == (
+    assert backup_label.parse_tablespace_map("16400 /a\r\n16401 /b\r\n", postgres_major=14) == (
         TablespaceLink(16400, "/a"),
         TablespaceLink(16401, "/b"),
     )
@@ -180,5 +193,5 @@ def test_line_ends_of_another_system() -> None:
 @pytest.mark.parametrize("text", ["16400 /a", "16400 /a\\", "16400\n", "16400 \n", " /a\n", "x /a\n", "16400 /a\\\n"])
 def test_damaged_maps_are_refused(text: str) -> None:
     with pytest.raises(SourceError, match="tablespace_map is invalid") as failure:
-        backup_label.parse_tablespace_map(text)
+        backup_label.parse_tablespace_map(text, postgres_major=15)
     assert failure.value.id == "tablespace-map-format"

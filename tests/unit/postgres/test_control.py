@@ -6,7 +6,6 @@ from __future__ import annotations
 import calendar
 import collections.abc
 import contextlib
-import shutil
 import struct
 import subprocess
 import threading
@@ -18,9 +17,10 @@ import pytest
 from cryobackup.errors import SourceError
 from cryobackup.postgres import control
 from cryobackup.postgres.control import ControlFile
-from cryobackup.postgres.lsn import format_lsn
+from cryobackup.postgres.lsn import format_lsn, parse_lsn
+from cryobackup.postgres.wal import segment_names
 
-from .conftest import Cluster, clone, init, own, run
+from .conftest import SEGMENT_SIZE, Cluster, clone, init, own, run
 
 # offsetof() of the fields, as a C compiler gave them for the structures of PostgreSQL 13 to 17.
 OFFSETS_13 = {
@@ -122,7 +122,9 @@ def test_a_running_cluster(server: Cluster) -> None:
 
 
 def test_unusual_settings(roots: collections.abc.Callable[[], Path]) -> None:
-    cluster = init(roots(), "--wal-segsize=64")
+    root = roots()
+    without_checksums = ["--no-data-checksums"] if "no-data-checksums" in run("initdb", "--help") else []
+    cluster = init(root, "--wal-segsize=64", *without_checksums)
     assert not check_against_pg_controldata(cluster.data).has_checksums
     cluster.start(
         wal_level="logical",
@@ -269,18 +271,22 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
 
 
 def low_level_copy(source: Cluster, copy: Cluster) -> str:
-    """Copy a running cluster between pg_backup_start and pg_backup_stop; the backup_label."""
+    """Copy a running cluster between the start and the stop of a backup, with the WAL; the backup_label."""
+    start, stop = source.backup_functions()
     with contextlib.closing(source.connect()) as session, session.cursor() as cursor:
-        cursor.execute("SELECT pg_backup_start('copy', fast => true)")
+        cursor.execute(start, ("copy",))
+        ((start_lsn,),) = cursor.fetchall()
         subprocess.run(["cp", "-a", str(source.data), str(copy.data)], check=True)
-        cursor.execute("SELECT labelfile FROM pg_backup_stop(wait_for_archive => false)")
-        row = cursor.fetchone()
-        assert row is not None
+        cursor.execute(stop)
+        ((stop_lsn, label, _),) = cursor.fetchall()
     for leftover in ("postmaster.pid", "postmaster.opts"):
         (copy.data / leftover).unlink()
-    shutil.rmtree(copy.data / "pg_wal")
-    subprocess.run(["cp", "-a", str(source.data / "pg_wal"), str(copy.data)], check=True)
-    return str(row[0])
+    for path in (copy.data / "pg_wal").iterdir():
+        if path.is_file():
+            path.unlink()
+    for name in segment_names(1, parse_lsn(start_lsn), parse_lsn(stop_lsn), SEGMENT_SIZE):
+        subprocess.run(["cp", "-a", str(source.root / "archive" / name), str(copy.data / "pg_wal")], check=True)
+    return str(label)
 
 
 def test_with_an_invalidated_checkpoint_a_copy_starts_from_its_label_only(

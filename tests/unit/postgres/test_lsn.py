@@ -49,9 +49,8 @@ def test_a_position_lies_in_its_segment(position: int, size: int) -> None:
 
 @pytest.mark.parametrize("position", [1, SEGMENT_SIZE - 1, SEGMENT_SIZE, SEGMENT_SIZE + 1, (1 << 32) + 1, 1 << 40])
 def test_the_last_segment_is_the_one_pg_walfile_name_names(server: Cluster, position: int) -> None:
-    # pg_walfile_name() takes a position on a boundary for the end of the segment before, until PostgreSQL 15.
-    major = server.one("SELECT current_setting('server_version_num')::int / 10000")
-    number = (lsn.last_segment_number if major < 16 else lsn.segment_number)(position, SEGMENT_SIZE)
+    # pg_walfile_name() takes a position on a boundary for the end of the segment before, until PostgreSQL 16.
+    number = (lsn.last_segment_number if server.major < 17 else lsn.segment_number)(position, SEGMENT_SIZE)
     per_log = (1 << 32) // SEGMENT_SIZE
     name = server.one(f"SELECT pg_walfile_name('{lsn.format_lsn(position)}')")
     assert (int(name[8:16], 16), int(name[16:], 16)) == divmod(number, per_log)

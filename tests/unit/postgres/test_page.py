@@ -79,7 +79,7 @@ def test_the_buffer_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("relation", ["rows", "rows_pkey", "rows_gin", "rows_hash", "points_gist", "pg_class"])
-@pytest.mark.parametrize("block", [0, 5, 131072, 131072 * 3 + 17, 2**32 - 2])
+@pytest.mark.parametrize("block", [0, 5, 131072, 131072 * 3 + 17, 2**31 - 1])
 def test_checksums_are_those_of_pageinspect(server: Cluster, relation: str, block: int) -> None:
     raw, expected = server.sql(f"SELECT p, page_checksum(p, {block}) FROM get_raw_page('{relation}', 0) AS p")[0]
     # The function's result is a signed smallint.
@@ -102,7 +102,10 @@ def test_changed_pages_are_those_written_since(server: Cluster) -> None:
     server.sql("VACUUM (FREEZE) changing", "CHECKPOINT")
     before = parse_lsn(server.one("SELECT pg_current_wal_lsn()::text"))
     path = file_of(server, "changing")
-    assert not page.changed_since(path.read_bytes(), before).any()
+    data = path.read_bytes()
+    # Extended in advance, and never written to since.
+    empty = set((page.page_lsns(data) == 0).nonzero()[0].tolist())
+    assert set(page.changed_since(data, before).nonzero()[0].tolist()) == empty
     server.sql("UPDATE changing SET body = 'y' WHERE i IN (3, 1500)", "CHECKPOINT")
     touched = {
         int(tid[1:].partition(",")[0])
@@ -113,8 +116,8 @@ def test_changed_pages_are_those_written_since(server: Cluster) -> None:
         )
     }
     changed = page.changed_since(path.read_bytes(), before)
-    assert set(changed.nonzero()[0].tolist()) == touched
-    assert len(touched) < len(changed)
+    assert set(changed.nonzero()[0].tolist()) == touched | empty
+    assert len(touched | empty) < len(changed)
 
 
 def test_pages_without_an_lsn_count_as_changed(server: Cluster) -> None:

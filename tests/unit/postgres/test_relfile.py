@@ -78,8 +78,6 @@ def busy(template: Cluster) -> collections.abc.Iterator[Cluster]:
             "base/1/99998.1",
             "base/1/99998_vm",
             "base/1/99998_foo",
-            "global/99997_init",
-            "global/99997",
             "global/t3_99997",
             "pg_stat_tmp/db_0.stat",
             "pg_subtrans/0001",

@@ -20,6 +20,8 @@ from .lsn import parse_lsn
 from .wal import WalKind, match_wal_name
 
 _LOCATION = re.compile(r"([0-9A-Fa-f]+/[0-9A-Fa-f]+) \(file ([0-9A-F]{24})\)", re.ASCII)
+_LINE_ENDS = "\r\n"
+_BACKSLASH_ESCAPED_SINCE = 14
 _OID = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 
@@ -84,38 +86,40 @@ def parse_backup_history(text: str) -> BackupHistory:
     )
 
 
-def parse_tablespace_map(text: str) -> tuple[TablespaceLink, ...]:
+def parse_tablespace_map(text: str, *, postgres_major: int) -> tuple[TablespaceLink, ...]:
     """The links of a tablespace_map, in its order; SourceError ``tablespace-map-format``.
 
-    A backslash takes what follows literally, line ends included.
+    A backslash takes what follows literally: a line end or a backslash. PostgreSQL 13 escapes line ends
+    only, and leaves a backslash before anything else alone (a path that ends in one is lost there).
     """
     links: list[TablespaceLink] = []
     line: list[str] = []
-    characters = iter(text)
-    for character in characters:
-        if character in "\r\n":
+    escaped = False
+    for character in text:
+        if escaped:
+            if postgres_major < _BACKSLASH_ESCAPED_SINCE and character not in _LINE_ENDS:
+                line.append("\\")
+            escaped = character == "\\" and postgres_major < _BACKSLASH_ESCAPED_SINCE
+            if not escaped:
+                line.append(character)
+        elif character in _LINE_ENDS:
             if line:
                 links.append(_link("".join(line)))
             line = []
         elif character == "\\":
-            escaped = next(characters, None)
-            if escaped is None:
-                raise _bad_map("it ends in the middle of a line")
-            line.append(escaped)
+            escaped = True
         else:
             line.append(character)
-    if line:
+    if line or escaped:
         raise _bad_map("it ends in the middle of a line")
     return tuple(links)
 
 
-def format_tablespace_map(links: Iterable[TablespaceLink]) -> str:
+def format_tablespace_map(links: Iterable[TablespaceLink], *, postgres_major: int) -> str:
     """The tablespace_map with these links: for a restore that moves tablespaces elsewhere."""
-    lines = []
-    for link in links:
-        escaped = re.sub(r"([\n\r\\])", r"\\\1", link.path)
-        lines.append(f"{link.oid} {escaped}\n")
-    return "".join(lines)
+    special = _LINE_ENDS if postgres_major < _BACKSLASH_ESCAPED_SINCE else _LINE_ENDS + "\\"
+    escapes = str.maketrans({character: "\\" + character for character in special})
+    return "".join(f"{link.oid} {link.path.translate(escapes)}\n" for link in links)
 
 
 def _link(line: str) -> TablespaceLink:

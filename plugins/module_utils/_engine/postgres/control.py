@@ -217,9 +217,7 @@ def parse_control(data: bytes) -> ControlFile:
     not know, or another byte order), ``control-crc`` (torn or damaged).
     """
     layout = _checked_layout(data)
-    values = {
-        name: struct.unpack_from("<" + code, data, at)[0] for name, (at, code) in layout.offsets.items()
-    }
+    values = {name: struct.unpack_from("<" + code, data, at)[0] for name, (at, code) in layout.offsets.items()}
     values["postgres_major"] = _MAJOR_OF_CATALOG.get(values["catalog_version"])
     values["state"] = _name(_STATES, values["state"])
     values["wal_level"] = _name(_WAL_LEVELS, values["wal_level"])

@@ -224,9 +224,7 @@ def unlogged_relations(names: Iterable[str]) -> frozenset[int]:
     """
     parsed = (parse_relation_name(name) for name in names)
     return frozenset(
-        name.relfilenode
-        for name in parsed
-        if name is not None and name.fork is Fork.INIT and not name.is_temporary
+        name.relfilenode for name in parsed if name is not None and name.fork is Fork.INIT and not name.is_temporary
     )
 
 

@@ -118,9 +118,7 @@ def _check_order(history: TimelineHistory) -> None:
     previous = TimelineSwitch(0, 0, "")
     for parent in history.parents:
         if parent.timeline <= previous.timeline:
-            raise _bad_history(
-                history.timeline, f"timeline {parent.timeline} comes after {previous.timeline}"
-            )
+            raise _bad_history(history.timeline, f"timeline {parent.timeline} comes after {previous.timeline}")
         if parent.switch_lsn < previous.switch_lsn:
             raise _bad_history(
                 history.timeline,

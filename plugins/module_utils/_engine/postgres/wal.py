@@ -173,9 +173,7 @@ def segment_names(timeline: int, start_lsn: int, stop_lsn: int, segment_size: in
     return (segment_name(timeline, number, segment_size) for number in range(first, last + 1))
 
 
-def history_segment_names(
-    history: TimelineHistory, start_lsn: int, stop_lsn: int, segment_size: int
-) -> Iterator[str]:
+def history_segment_names(history: TimelineHistory, start_lsn: int, stop_lsn: int, segment_size: int) -> Iterator[str]:
     """As :func:`segment_names`, along the path that leads to ``history.timeline``.
 
     A segment in which the timeline was switched is named on the new timeline, whose file begins with a
@@ -202,9 +200,7 @@ def parse_segment_header(data: bytes) -> SegmentHeader:
             hint="PostgreSQL made the file in advance and has not written to it: nothing to archive.",
             id="wal-empty",
         )
-    magic, flags, timeline, start_lsn, _, system_identifier, segment_size, block_size = (
-        _LONG_HEADER.unpack_from(data)
-    )
+    magic, flags, timeline, start_lsn, _, system_identifier, segment_size, block_size = _LONG_HEADER.unpack_from(data)
     if magic & 0xF000 != _MAGIC_FAMILY:
         raise _not_wal(f"magic number {magic:04X}")
     if magic < _MAGIC_OLDEST:
@@ -253,8 +249,7 @@ def check_segment(
     header = parse_segment_header(header_bytes)
     if header.system_identifier != system_identifier:
         raise SourceError(
-            f"{name} is WAL of another cluster: system identifier {header.system_identifier}, "
-            f"not {system_identifier}",
+            f"{name} is WAL of another cluster: system identifier {header.system_identifier}, not {system_identifier}",
             hint="Was the cluster restored, cloned or made anew with archive_mode still on? "
             "Nothing was archived; give each cluster its own entry in the configuration.",
             id="wal-foreign",
@@ -286,8 +281,7 @@ def _check_address(header: SegmentHeader, name: WalName) -> None:
         )
     if header.start_lsn > expected:
         raise SourceError(
-            f"{name} holds the WAL from {format_lsn(header.start_lsn)} on, "
-            f"but its name says {format_lsn(expected)}",
+            f"{name} holds the WAL from {format_lsn(header.start_lsn)} on, but its name says {format_lsn(expected)}",
             hint="The file was renamed or copied over; nothing was archived under the wrong name.",
             id="wal-address",
         )
