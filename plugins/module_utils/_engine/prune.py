@@ -69,33 +69,48 @@ def prune(
     configuration; with none at all, what is marked goes at once. Idempotent; a crash at any point
     is harmless. Raises RefusedError, with nothing changed, when the plan needs an explicit yes.
     """
-    grace = config.retention.grace if grace is None else grace
     with locked(config.state_directory, "prune", "a prune"):
         repository = Repository.open(config.repository)
-        repository.require("delete")
-        catalog = Catalog.load(repository)
-        plan = retention.plan(map(candidate, catalog.backups), config.retention, now)
-        if plan.brake and not yes and not dry_run:
-            raise RefusedError(
-                f"the plan needs an explicit yes: {plan.brake}",
-                hint="Nothing was deleted. Look at `cryobackup prune --dry-run`; if it is what you want, add --yes.",
-            )
-        errors: dict[str, CryoError] = dict(repository.lost)
-        wish = _wish(plan, catalog, reporter)
-        done: dict[str, Collected] = {}
-        for location in repository.locations:
-            collector = Collector(repository, location, dry_run=dry_run)
-            done[location.name] = collector.done
-            reporter.phase(f"pruning location {location.name}")
-            try:
-                collector.finish_marks(wish, grace)
-                collector.mark(wish, now, os.urandom(4))
-                if not grace:
-                    collector.finish_marks(wish, grace)
-                collector.sweep(_SWEEP_SECONDS)
-            except (LocationError, RepositoryError) as error:
-                errors[location.name] = error
-        return PruneResult(plan, dry_run, done, errors)
+        policy = config.retention
+        if grace is not None:
+            policy = dataclasses.replace(policy, grace=grace)
+        return prune_repository(repository, policy, now=now, dry_run=dry_run, yes=yes, reporter=reporter)
+
+
+def prune_repository(
+    repository: Repository,
+    policy: retention.Policy,
+    *,
+    now: dt.datetime,
+    dry_run: bool,
+    yes: bool,
+    reporter: Reporter,
+) -> PruneResult:
+    """As ``prune``, in an open repository; safe beside any number of backups and other prunes."""
+    repository.require("delete")
+    catalog = Catalog.load(repository)
+    plan = retention.plan(map(candidate, catalog.backups), policy, now)
+    if plan.brake and not yes and not dry_run:
+        raise RefusedError(
+            f"the plan needs an explicit yes: {plan.brake}",
+            hint="Nothing was deleted. Look at `cryobackup prune --dry-run`; if it is what you want, add --yes.",
+        )
+    errors: dict[str, CryoError] = dict(repository.lost)
+    wish = _wish(plan, catalog, reporter)
+    done: dict[str, Collected] = {}
+    for location in repository.locations:
+        collector = Collector(repository, location, dry_run=dry_run)
+        done[location.name] = collector.done
+        reporter.phase(f"pruning location {location.name}")
+        try:
+            collector.finish_marks(wish, policy.grace)
+            collector.mark(wish, now, os.urandom(4))
+            if not policy.grace:
+                collector.finish_marks(wish, policy.grace)
+            collector.sweep(_SWEEP_SECONDS)
+        except (LocationError, RepositoryError) as error:
+            errors[location.name] = error
+    return PruneResult(plan, dry_run, done, errors)
 
 
 def _wish(plan: retention.Plan, catalog: Catalog, reporter: Reporter) -> Wish:
