@@ -19,7 +19,7 @@ import psycopg2
 from psycopg2 import sql as pgsql
 
 from .account import ServerAccount
-from .cleanup import descendants, kill_processes, remove_shared_memory
+from .cleanup import descendants, kill_processes, lab_processes, remove_shared_memory
 from .installation import Installation
 from .template import Templates
 
@@ -243,9 +243,10 @@ class Cluster:
         """Crash the server: SIGKILL to the postmaster and everything it started, all gone on return."""
         if self._process is None:
             return
-        family = [self.pid, *descendants(self.pid)] if self.running else []
-        kill_processes(family)
+        kill_processes([self.pid, *descendants(self.pid)] if self.running else [])
         self._process.wait()
+        # What was started in the meantime sits in the data directory, as everything that a server starts.
+        kill_processes(process.pid for process in lab_processes(self.data_dir))
 
     def restart(self, mode: str = "fast") -> None:
         """Stop and start the server."""

@@ -53,6 +53,7 @@ LIBRARY_DIRECTORIES = ("usr/lib", "lib")
 # The C library loads this by name, so that no program lists it among what it needs.
 LOADED_BY_NAME = ("libnss_files.so.2",)
 COMPLETE = "complete"
+SYSTEM_CACHE = Path("/var/cache/cryobackup-lab")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def cache_directory() -> Path:
     if named:
         path = Path(named)
     elif os.geteuid() == 0:
-        path = Path("/var/cache/cryobackup-lab")
+        path = SYSTEM_CACHE
     else:
         path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cryobackup-lab"
     if not path.is_dir():
@@ -101,6 +102,11 @@ def _minor(version: str) -> int:
 
 
 def _provide(name: str, major: int, sources: list[str]) -> Installation:
+    if "CRYOBACKUP_LAB_CACHE" not in os.environ:
+        # Whoever may not write there may still use what root has made.
+        found = _existing(SYSTEM_CACHE / name, major)
+        if found is not None:
+            return found
     cache = cache_directory()
     final = cache / name
     with _lock(cache / f".{name}.lock"):
@@ -276,7 +282,8 @@ def main(wanted: list[str]) -> int:
             failed = True
             continue
         seconds = time.monotonic() - started
-        megabytes = _size(cache_directory() / word) / 1e6
+        root = next(folder for folder in found.bin_dir.parents if (folder / COMPLETE).exists())
+        megabytes = _size(root) / 1e6
         print(f"{word}: {found.version}, {megabytes:.0f} MB, {seconds:.1f} s, {found.bin_dir}")
     return 1 if failed else 0
 
