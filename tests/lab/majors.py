@@ -53,6 +53,8 @@ LIBRARY_DIRECTORIES = ("usr/lib", "lib")
 # The C library loads this by name, so that no program lists it among what it needs.
 LOADED_BY_NAME = ("libnss_files.so.2",)
 COMPLETE = "complete"
+SOURCE_TIMEOUT = 600.0
+"""Seconds that a source may take before the next one is asked."""
 SYSTEM_CACHE = Path("/var/cache/cryobackup-lab")
 
 
@@ -118,7 +120,7 @@ def _provide(name: str, major: int, sources: list[str]) -> Installation:
         for source in sources:
             try:
                 return _build(source, major, final)
-            except (MajorUnavailable, OSError, subprocess.CalledProcessError) as error:
+            except (MajorUnavailable, OSError, subprocess.SubprocessError) as error:
                 reasons.append(f"{source}: {_words(error)}")
     raise MajorUnavailable(f"PostgreSQL {name}: " + ("; ".join(reasons) or "no source is known"))
 
@@ -162,8 +164,16 @@ def _build(source: str, major: int, final: Path) -> Installation:
 
 
 def _run(*command: str | Path) -> str:
-    words = [str(word) for word in command]
-    return subprocess.run(words, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/").stdout
+    result = subprocess.run(
+        [str(word) for word in command],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        timeout=SOURCE_TIMEOUT,
+    )
+    return result.stdout
 
 
 # Debian's packages
