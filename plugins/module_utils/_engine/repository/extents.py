@@ -1,43 +1,68 @@
 # Copyright (c) 2026, CryoProtect Backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Extents: which bytes of a file lie where. Pure; numpy arrays of ``DTYPE``, sorted by offset."""
+"""Extents: which bytes of a file lie where. Pure; numpy arrays of ``dtype``, sorted by offset."""
 
 from __future__ import annotations
 
+import functools
 import typing as t
-
-import numpy as np
-import numpy.typing as npt
 
 from ..errors import DamageError
 
-DTYPE: t.Final = np.dtype(
-    [
-        ("offset", ">u8"),
-        ("length", ">u4"),
-        ("pack", ">u4"),
-        ("frame", ">u4"),
-        ("frame_offset", ">u4"),
-        ("digest", "V16"),
-    ]
-)
+if t.TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Extents: t.TypeAlias = npt.NDArray[np.void]
+
 EXTENT_BYTES: t.Final = 40
 ZEROS: t.Final = 0xFFFFFFFF
 FOREIGN: t.Final = 1 << 31
 UNKNOWN_DIGEST: t.Final = bytes(16)
 MAX_LENGTH: t.Final = 1 << 30
 
-Extents: t.TypeAlias = npt.NDArray[np.void]
+
+@functools.cache
+def dtype() -> np.dtype[np.void]:
+    """One extent, as it lies in a manifest."""
+
+    import numpy as np
+
+    return np.dtype(
+        [
+            ("offset", ">u8"),
+            ("length", ">u4"),
+            ("pack", ">u4"),
+            ("frame", ">u4"),
+            ("frame_offset", ">u4"),
+            ("digest", "V16"),
+        ]
+    )
 
 
 def empty() -> Extents:
-    return np.zeros(0, DTYPE)
+    import numpy as np
+
+    return np.zeros(0, dtype())
 
 
 def build(rows: t.Iterable[tuple[int, int, int, int, int, bytes]]) -> Extents:
     """From rows (offset, length, pack, frame, offset in frame, digest)."""
-    return np.array([(*row[:5], np.void(row[5])) for row in rows], DTYPE)
+
+    import numpy as np
+
+    return np.array([(*row[:5], np.void(row[5])) for row in rows], dtype())
+
+
+def concatenate(parts: t.Sequence[Extents]) -> Extents:
+    """One behind the other; they are not sorted."""
+
+    import numpy as np
+
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else empty()
 
 
 def zeros(offset: int, length: int) -> Extents:
@@ -53,9 +78,12 @@ def zeros(offset: int, length: int) -> Extents:
 
 def unpack(packed: bytes) -> Extents:
     """Raises DamageError when the length is impossible."""
+
+    import numpy as np
+
     if len(packed) % EXTENT_BYTES:
         raise DamageError("a manifest has an incomplete extent")
-    return np.frombuffer(packed, DTYPE)
+    return np.frombuffer(packed, dtype())
 
 
 def pack(extents: Extents) -> bytes:
@@ -64,6 +92,9 @@ def pack(extents: Extents) -> bytes:
 
 def covers(extents: Extents, size: int) -> bool:
     """Whether the extents cover bytes 0 … size without gap or overlap, in order."""
+
+    import numpy as np
+
     if not len(extents):
         return size == 0
     offsets = extents["offset"].astype(np.uint64)
@@ -81,6 +112,9 @@ def cut(extents: Extents, start: int, stop: int) -> Extents:
 
     An extent that is cut loses its digest: nobody has read its part by itself.
     """
+
+    import numpy as np
+
     if stop <= start or not len(extents):
         return empty()
     offsets = extents["offset"].astype(np.int64)
@@ -108,6 +142,9 @@ def overlay(old: Extents, new: Extents, size: int) -> Extents:
 
     The result covers 0 … size if old and new together do; what old has beyond size is dropped.
     """
+
+    import numpy as np
+
     pieces = []
     at = 0
     for offset, length in zip(new["offset"].tolist(), new["length"].tolist(), strict=True):
@@ -122,8 +159,48 @@ def overlay(old: Extents, new: Extents, size: int) -> Extents:
     return merged
 
 
+def uncovered(old: Extents, new: Extents, size: int) -> Extents:
+    """What of ``old`` still shows, up to ``size``, when ``new`` is laid over it: ``overlay`` without ``new``.
+
+    Vectorised, for files of which thousands of scattered pages are new. What is cut loses its digest.
+    """
+
+    import numpy as np
+
+    old_starts, old_ends = _borders(old)
+    new_starts, new_ends = _borders(new)
+    gap_starts = np.concatenate([np.zeros(1, np.int64), new_ends])
+    gap_ends = np.concatenate([new_starts, np.array([max(size, int(new_ends.max(initial=0)))])])
+    # Between two neighbouring borders nothing begins or ends: each such stretch is in one extent and one gap.
+    borders = np.unique(np.concatenate([old_starts, old_ends, gap_starts, gap_ends, np.array([size])]))
+    starts, ends = borders[:-1], borders[1:]
+    source = np.searchsorted(old_starts, starts, side="right") - 1
+    gap = np.searchsorted(gap_starts, starts, side="right") - 1
+    if not len(old) or not len(starts):
+        return empty()
+    shows = (source >= 0) & (starts < old_ends[source]) & (starts < gap_ends[gap]) & (ends <= size)
+    starts, ends, source = starts[shows], ends[shows], source[shows]
+    result: Extents = old[source]
+    stored = result["pack"] != ZEROS
+    result["frame_offset"][stored] += (starts - old_starts[source])[stored].astype(np.uint32)
+    result["offset"] = starts
+    result["length"] = ends - starts
+    result["digest"][(starts != old_starts[source]) | (ends != old_ends[source])] = np.void(UNKNOWN_DIGEST)
+    return result
+
+
+def _borders(extents: Extents) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    import numpy as np
+
+    starts = extents["offset"].astype(np.int64)
+    return starts, starts + extents["length"].astype(np.int64)
+
+
 def live_bytes(extents: Extents) -> dict[int, int]:
     """Bytes by pack field, zeros left out."""
+
+    import numpy as np
+
     stored = extents[extents["pack"] != ZEROS]
     packs, positions = np.unique(stored["pack"], return_inverse=True)
     sums = np.bincount(positions, weights=stored["length"], minlength=len(packs))
@@ -132,6 +209,9 @@ def live_bytes(extents: Extents) -> dict[int, int]:
 
 def renumber(extents: Extents, mapping: t.Mapping[int, int]) -> Extents:
     """The same with other pack fields; zeros stay. Raises KeyError for a field that is not mapped."""
+
+    import numpy as np
+
     result = extents.copy()
     for field in np.unique(extents["pack"]).tolist():
         if field != ZEROS:

@@ -79,6 +79,12 @@ class PackSink:
             self.close()
         return reference
 
+    def upcoming(self) -> FrameRef:
+        """Where the next frame that is stored will lie: known while its bytes are still gathered."""
+        if self._open is None:
+            self._open = _OpenPack(self._packs)
+        return self._open.upcoming()
+
     def close(self) -> None:
         """Finish the open pack. All frames stored so far are durable on return."""
         if self._open is not None:
@@ -110,11 +116,14 @@ class _OpenPack:
         self._writer.write(data)
         self.size += len(data)
 
+    def upcoming(self) -> FrameRef:
+        return FrameRef(self._number, self._encoder.frames)
+
     def store(self, data: Buffer) -> FrameRef:
-        frame = self._encoder.frames
+        reference = self.upcoming()
         self._write(self._encoder.frame(container.DATA, data))
         self._plain += len(data)
-        return FrameRef(self._number, frame)
+        return reference
 
     def finish(self) -> None:
         try:

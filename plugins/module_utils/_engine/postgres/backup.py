@@ -1,0 +1,320 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A physical backup of a running cluster, full or incremental, from its lock to its commit.
+
+The order is that of docs/repository-format.md, section 8, around PostgreSQL's own: start, copy, pg_control last,
+stop, wait for the WAL.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+import typing as t
+
+from ..errors import ConfigError, LocationError
+from ..locks import locked
+from ..repository import model
+from ..repository.catalog import Catalog
+from ..repository.lease import boot_id
+from ..repository.repository import Repository
+from ..repository.session import BackupSession
+from .archive_wait import WalWait, wait_for_wal
+from .backup_header import Copied, new_header
+from .backup_mode import Stopped, start_backup, stop_backup
+from .changes import ClusterState, Witness
+from .connection import Connection
+from .control import read_control
+from .copier import Copier
+from .last_files import control_file, files_of_backup_mode
+from .parent import Choice, Parent, ParentEntries, choose_parent, open_parent
+from .preflight import Facts, examine
+from .reader import PageRules
+from .readers import Readers
+from .relfile import CONTROL_FILE
+from .result import BackupResult
+from .wal import segment_names
+from .walk import Walk
+
+if t.TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..config import ClusterConfig, Config
+    from ..errors import CryoError
+    from ..events import Reporter
+    from ..repository.model import BackupHeader
+    from ..repository.session import CommitResult
+
+LABEL_CHARACTERS: t.Final = 200
+NEWEST_TESTED_MAJOR: t.Final = 18
+
+
+def utc_now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def take_backup(
+    config: Config,
+    cluster: ClusterConfig,
+    *,
+    kind: str = model.FULL,
+    label: str = "",
+    reporter: Reporter,
+    clock: Callable[[], dt.datetime] = utc_now,
+    fast_checkpoint: bool = True,
+) -> BackupResult:
+    """Back up a running cluster. On return the backup exists, durably, in at least one location.
+
+    ``kind``: ``full`` or ``incremental``; an incremental without a usable parent becomes a full one, and the result
+    says why. ``label``: one line for people. ``fast_checkpoint``: begin at once, at the price of a burst of
+    writing; else PostgreSQL takes its time (``checkpoint_completion_target``).
+
+    Raises CryoError for every failure: then there is no backup, and earlier ones are untouched. BusyError when one
+    of the same source is running on this host, ClusterError when PostgreSQL does not allow or cannot do it,
+    SourceError when its files cannot be read, RepositoryError when they or the WAL cannot be stored.
+    """
+    _check_arguments(kind, label)
+    with locked(config.state_directory, f"source-{cluster.name}", f"a backup of {cluster.name}"):
+        repository = Repository.open(config.repository)
+        with Connection(cluster.connection, application_name=f"cryobackup backup {cluster.name}") as connection:
+            run = _Run(config, cluster, repository, connection, reporter, clock)
+            return run.run(kind, label, fast_checkpoint=fast_checkpoint)
+
+
+def _check_arguments(kind: str, label: str) -> None:
+    if kind not in model.PHYSICAL:
+        raise ConfigError(f"{kind!r} is no kind of physical backup", hint="Use full or incremental.", id="usage")
+    if len(label) > LABEL_CHARACTERS or not label.isprintable():
+        raise ConfigError(
+            f"a label is one printable line of at most {LABEL_CHARACTERS} characters", hint="Shorten it.", id="usage"
+        )
+
+
+class _Run:
+    """One backup. ``run`` once."""
+
+    def __init__(
+        self,
+        config: Config,
+        cluster: ClusterConfig,
+        repository: Repository,
+        connection: Connection,
+        reporter: Reporter,
+        clock: Callable[[], dt.datetime],
+    ) -> None:
+        self._config = config
+        self._cluster = cluster
+        self._repository = repository
+        self._connection = connection
+        self._reporter = reporter
+        self._clock = clock
+
+    def run(self, kind: str, label: str, *, fast_checkpoint: bool) -> BackupResult:
+        began = time.monotonic()
+        started_at = self._clock()
+        facts = examine(self._connection, self._cluster.data_directory)
+        self._warn_of(facts)
+        state = _state(facts, started_at)
+        choice = self._choose_parent(kind, state)
+        with BackupSession(
+            self._repository,
+            source=self._cluster.name,
+            parent=choice.record,
+            now=started_at,
+            spool=self._config.state_directory,
+        ) as session:
+            parent, reason = _open_parent(session, choice, state)
+            if parent is None and kind == model.INCREMENTAL:
+                self._reporter.note(f"taking a full backup: {reason}")
+            copied = self._copy(session, facts, state, parent, fast_checkpoint=fast_checkpoint)
+            self._wait_for_wal(session, facts, copied.stopped)
+            header = new_header(
+                session, facts, state, parent, copied, reason, label, started_at, finished_at=self._clock()
+            )
+            commit = session.commit(header)
+        return self._result(kind, header, commit, time.monotonic() - began)
+
+    def _warn_of(self, facts: Facts) -> None:
+        for name, error in self._repository.lost.items():
+            self._reporter.warn(f"location {name} does not take part: {error.message}")
+        if facts.major > NEWEST_TESTED_MAJOR:
+            self._reporter.warn(f"PostgreSQL {facts.major} is newer than what this version was tested with")
+        failing = self._connection.query(
+            "SELECT last_failed_wal FROM pg_stat_archiver"
+            " WHERE last_failed_time > coalesce(last_archived_time, '-infinity')"
+        )
+        if failing:
+            self._reporter.warn(f"PostgreSQL fails to archive WAL, last {failing[0][0]}: the backup waits for it")
+
+    def _choose_parent(self, kind: str, state: ClusterState) -> Choice:
+        if kind == model.FULL:
+            return Choice(None, "asked for")
+        catalog = Catalog.load(self._repository, self._cluster.name)
+        return choose_parent(catalog.of(self._cluster.name), state, self._repository.locations)
+
+    def _copy(
+        self,
+        session: BackupSession,
+        facts: Facts,
+        state: ClusterState,
+        parent: Parent | None,
+        *,
+        fast_checkpoint: bool,
+    ) -> Copied:
+        """From start to stop. All packs are durable on return."""
+        self._reporter.phase("starting")
+        data_directory = self._cluster.data_directory
+        start_lsn = start_backup(self._connection, f"cryobackup {session.backup_id}", fast=fast_checkpoint)
+        next_oid = read_control(data_directory / CONTROL_FILE).next_oid
+        walk = Walk(
+            data_directory,
+            major=facts.major,
+            catalog_version=facts.control.catalog_version,
+            configuration_files=facts.configuration_files,
+            warn=self._reporter.warn,
+        )
+        with Readers(
+            session.packs,
+            workers=self._cluster.workers,
+            rules=PageRules(state.block_size, start_lsn, state.page_checksums),
+            bandwidth_limit=self._cluster.bandwidth_limit,
+            digest_key=self._repository.keys.digest_key,
+            heartbeat=self._connection.keep_alive,
+        ) as readers:
+            copier = Copier(
+                session,
+                readers,
+                segment_blocks=state.segment_blocks,
+                guards=parent.guards if parent else None,
+                versions=parent.versions if parent else {},
+                advance=self._reporter.advance,
+            )
+            self._reporter.phase("copying", self._expected_bytes(parent))
+            self._copy_all(walk, copier, parent)
+            control = control_file(data_directory)
+            self._reporter.phase("stopping")
+            stopped = stop_backup(self._connection)
+            for found, contents in (*files_of_backup_mode(stopped, control[0]), control):
+                copier.add_contents(found, contents)
+            readers.finish()
+        copier.settle(stopped.stop_lsn)
+        if copier.counters.partial_pages:
+            self._reporter.warn(f"{copier.counters.partial_pages} files of relations do not end with a whole page")
+        return Copied(copier, stopped, walk.tablespaces, start_lsn, next_oid)
+
+    def _copy_all(self, walk: Walk, copier: Copier, parent: Parent | None) -> None:
+        entries = ParentEntries(parent.manifest if parent else None)
+        for found in walk:
+            copier.add(found, entries.at(found.path))
+            self._connection.keep_alive()
+        copier.finish()
+
+    def _expected_bytes(self, parent: Parent | None) -> int | None:
+        """What there is to copy, roughly, for people who wait."""
+        if parent is not None:
+            return parent.manifest.header.totals.bytes_source
+        if not self._connection.value("SELECT pg_has_role('pg_read_all_stats', 'USAGE')"):
+            return None
+        return int(self._connection.value("SELECT sum(pg_tablespace_size(oid))::int8 FROM pg_tablespace"))
+
+    def _wait_for_wal(self, session: BackupSession, facts: Facts, stopped: Stopped) -> None:
+        """Without the WAL written meanwhile a backup is none. A location that lacks it does not get the backup."""
+        self._reporter.phase("waiting for WAL")
+        start = stopped.label
+        places = {place.name: place for place in session.fanout.healthy}
+        wait = wait_for_wal(
+            list(places.values()),
+            facts.system_identifier,
+            segment_names(start.start_timeline, start.start_lsn, stopped.stop_lsn, facts.control.wal_segment_size),
+            timeout=self._cluster.archive_timeout,
+            keys=self._repository.keys,
+            explain=self._explain_archiver,
+        )
+        for name in wait.missing:
+            session.fanout.lose(places[name], _lacks_wal(name, wait))
+
+    def _explain_archiver(self) -> str:
+        rows = self._connection.query(
+            "SELECT failed_count, last_failed_wal, last_failed_time::text, last_archived_wal FROM pg_stat_archiver"
+        )
+        failed, wal, when, archived = rows[0] if rows else (0, None, None, None)
+        last = f"The last segment it archived was {archived}." if archived else "It has archived nothing so far."
+        if not failed:
+            return f"PostgreSQL reports no failure of archive_command. {last}"
+        return f"PostgreSQL failed {failed} times to archive WAL, last {wal} at {when}. {last}"
+
+    def _result(self, kind: str, header: BackupHeader, commit: CommitResult, seconds: float) -> BackupResult:
+        info = header.postgres
+        if info is None:
+            raise ValueError("a physical backup has a header without PostgreSQL in it")
+        locations: dict[str, CryoError | None] = {
+            name: None if name in commit.locations else commit.lost.get(name)
+            for name in self._config.repository.locations
+        }
+        for name, error in commit.lost.items():
+            if name not in self._repository.lost:
+                self._reporter.warn(f"location {name} does not have the backup: {error.message}")
+        return BackupResult(
+            backup_id=header.backup_id,
+            source=header.source,
+            requested=kind,
+            type=header.kind,
+            parent=header.parent,
+            backup_status=header.status,
+            label=header.label,
+            started_at=dt.datetime.fromisoformat(header.started_at),
+            finished_at=dt.datetime.fromisoformat(header.finished_at),
+            seconds=seconds,
+            system_identifier=info.system_identifier,
+            postgres_version=info.version,
+            timeline=info.timeline,
+            start_lsn=info.start_lsn,
+            stop_lsn=info.stop_lsn,
+            wal_start=info.wal_start,
+            wal_stop=info.wal_stop,
+            bytes_source=header.totals.bytes_source,
+            bytes_read=header.totals.bytes_read,
+            bytes_stored=header.totals.bytes_stored,
+            files=header.totals.files,
+            entries=header.totals.entries,
+            locations=locations,
+            change_detection=header.change_detection,
+            damage=tuple(header.damage),
+        )
+
+
+def _state(facts: Facts, now: dt.datetime) -> ClusterState:
+    control = facts.control
+    return ClusterState(
+        system_identifier=str(facts.system_identifier),
+        version=facts.version,
+        timeline=facts.timeline,
+        lsn=facts.lsn,
+        next_oid=control.next_oid,
+        block_size=control.block_size,
+        segment_blocks=control.relation_segment_blocks,
+        wal_segment_size=control.wal_segment_size,
+        page_checksums=facts.page_checksums,
+        now=now,
+        witness=Witness(boot_id().split("/")[0], facts.postmaster_started_at, control.wal_log_hints),
+    )
+
+
+def _open_parent(session: BackupSession, choice: Choice, state: ClusterState) -> tuple[Parent | None, str]:
+    """The parent and why it is the one, or None and why there is none."""
+    if choice.record is None:
+        return None, choice.reason
+    opened = open_parent(session, state)
+    return (opened, choice.reason) if isinstance(opened, Parent) else (None, opened)
+
+
+def _lacks_wal(name: str, wait: WalWait) -> LocationError:
+    missing = wait.missing[name]
+    failure = wait.failed.get(name)
+    why = f": {failure.message}" if failure else ""
+    return LocationError(
+        f"location {name!r} lacks WAL that the backup needs, from {missing[0]} on{why}",
+        hint="The backup is complete in the other locations. `cryobackup status` shows what is still on its way there.",
+        id="wal-not-archived",
+    )

@@ -1,0 +1,138 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The header of a physical backup's manifest: what was learnt on the way, in its format."""
+
+from __future__ import annotations
+
+import dataclasses
+import grp
+import pwd
+import typing as t
+
+from .. import __version__
+from ..repository import model
+from ..repository.lease import host_name
+from ..repository.model import BackupHeader, Owners, PostgresInfo, Tablespace, Totals
+from .lsn import format_lsn
+from .wal import segment_names
+
+if t.TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterable
+
+    from ..repository.session import BackupSession
+    from .backup_mode import Stopped
+    from .changes import ClusterState
+    from .copier import Copier
+    from .parent import Parent
+    from .preflight import Facts
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Copied:
+    """What the time between start and stop brought."""
+
+    copier: Copier
+    stopped: Stopped
+    tablespaces: dict[int, str]
+    """Those whose links were met: OID to directory."""
+    start_lsn: int
+    next_oid: int
+
+
+def new_header(
+    session: BackupSession,
+    facts: Facts,
+    state: ClusterState,
+    parent: Parent | None,
+    copied: Copied,
+    reason: str,
+    label: str,
+    started_at: dt.datetime,
+    finished_at: dt.datetime,
+) -> BackupHeader:
+    """``reason``: why there is this parent, or none."""
+    copier = copied.copier
+    return BackupHeader(
+        backup_id=session.backup_id,
+        source=session.source,
+        kind=model.FULL if parent is None else model.INCREMENTAL,
+        parent=None if parent is None else parent.manifest.header.backup_id,
+        status=model.DAMAGED if copier.damage else model.OK,
+        label=label,
+        started_at=started_at.isoformat(timespec="microseconds"),
+        finished_at=finished_at.isoformat(timespec="microseconds"),
+        host=host_name(),
+        tool_version=__version__,
+        postgres=_postgres_info(facts, copied),
+        change_detection=_change_detection(parent, reason, copier, state),
+        totals=Totals(
+            files=copier.counters.files,
+            bytes_source=copier.counters.bytes_source,
+            bytes_read=copier.counters.bytes_read,
+        ),
+        damage=copier.damage,
+        owners=_owners(copier.users, copier.groups),
+    )
+
+
+def _postgres_info(facts: Facts, copied: Copied) -> PostgresInfo:
+    stopped, label, control = copied.stopped, copied.stopped.label, facts.control
+    segments = list(segment_names(label.start_timeline, copied.start_lsn, stopped.stop_lsn, control.wal_segment_size))
+    # A tablespace that was dropped meanwhile is in the one, one that was made meanwhile in the other.
+    tablespaces = {link.oid: link.path for link in stopped.tablespaces(facts.major)} | copied.tablespaces
+    return PostgresInfo(
+        system_identifier=str(facts.system_identifier),
+        version=facts.version,
+        timeline=label.start_timeline,
+        start_lsn=format_lsn(copied.start_lsn),
+        stop_lsn=format_lsn(stopped.stop_lsn),
+        checkpoint_lsn=format_lsn(label.checkpoint_lsn),
+        wal_start=segments[0],
+        wal_stop=segments[-1],
+        wal_segment_size=control.wal_segment_size,
+        block_size=control.block_size,
+        segment_blocks=control.relation_segment_blocks,
+        page_checksums=facts.page_checksums,
+        from_standby=label.from_standby,
+        data_directory=facts.data_directory,
+        next_oid=copied.next_oid,
+        tablespaces=[Tablespace(oid, path) for oid, path in sorted(tablespaces.items())],
+        databases=facts.databases,
+        settings=facts.settings,
+        collation_versions=facts.collation_versions,
+    )
+
+
+def _change_detection(parent: Parent | None, reason: str, copier: Copier, state: ClusterState) -> dict[str, t.Any]:
+    found: dict[str, t.Any] = {"method": "full", "reason": reason}
+    if parent is not None:
+        guards = parent.guards
+        found["method"] = str(guards.method)
+        found["since_lsn"] = format_lsn(guards.since_lsn)
+        # Why a better way was not open, for those who wonder about the size of the backup.
+        if guards.no_identity:
+            found["unchanged_not_trusted"] = guards.no_identity
+        if guards.no_page_lsn:
+            found["page_lsn_not_trusted"] = guards.no_page_lsn
+    counters = dataclasses.asdict(copier.counters)
+    for name in ("files", "bytes_source", "bytes_read"):  # they are in the totals
+        del counters[name]
+    return {**found, **counters, "witness": state.witness.as_dict()}
+
+
+def _owners(users: Iterable[int], groups: Iterable[int]) -> Owners:
+    """Names, where this host has any: a restore on another host may give them other numbers."""
+    owners = Owners()
+    for uid in users:
+        try:
+            owners.users[uid] = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            continue
+    for gid in groups:
+        try:
+            owners.groups[gid] = grp.getgrgid(gid).gr_name
+        except KeyError:
+            continue
+    return owners

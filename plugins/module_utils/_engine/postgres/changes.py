@@ -1,0 +1,240 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an incremental may take over from its parent. Pure: every decision, none of the reading.
+
+Three ways, tried in this order for each file; in doubt, the next one:
+
+1. *Unchanged*: size, times, inode and device are those the parent saw, and the parent saw them when they
+   were old enough to prove something. The file is not even opened.
+2. *Page LSN* (main forks of relations): pages whose LSN lies before the parent's start are those the parent
+   has. The checkpoint that the parent began with wrote every older change, and every change since then, hint
+   bits and sequences included, had to raise the page's LSN, because it was the first since a checkpoint
+   (``MarkBufferDirtyHint``, ``nextval_internal``). That needs page checksums or ``wal_log_hints``: without
+   them, hint bits and PD_ALL_VISIBLE are set without a trace (``visibilitymap_set``).
+3. *Content*: bytes are compared with the digests in the parent's manifest, run by run. Needs no trust at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import enum
+import typing as t
+
+from ..repository import model
+from .lsn import parse_lsn
+from .relfile import Fork
+
+if t.TYPE_CHECKING:
+    import os
+
+    from ..repository.model import BackupHeader, Entry, PostgresInfo
+    from .relfile import RelationFile
+
+RACY_NANOSECONDS = 2_000_000_000
+"""File systems stamp files with a clock that ticks coarsely, at worst in steps of two seconds (FAT)."""
+
+
+class Method(enum.StrEnum):
+    UNCHANGED = "unchanged"
+    PAGE_LSN = "page-lsn"
+    CONTENT = "content"
+    STORE = "store"
+
+
+class Identity(t.NamedTuple):
+    """What tells whether a file is the one that was seen before."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, entry: Entry) -> Identity:
+        return cls(entry.size, entry.mtime_ns, entry.ctime_ns, entry.device, entry.inode)
+
+    @classmethod
+    def of_status(cls, status: os.stat_result) -> Identity:
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino)
+
+
+def is_racy(identity: Identity, seen_ns: int) -> bool:
+    """Whether a write right after ``seen_ns``, when the file was looked at, could leave its times as they are.
+
+    Also true for times in the future: a clock was set.
+    """
+    return max(identity.mtime_ns, identity.ctime_ns) > seen_ns - RACY_NANOSECONDS
+
+
+def is_unchanged(entry: Entry, found: Identity) -> bool:
+    """Whether the file that was found is surely the one that the parent has, whole and sound."""
+    return Identity.of(entry) == found and not entry.flags
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Witness:
+    """What the next incremental compares, to know how far it may trust times and LSNs."""
+
+    boot_id: str
+    postmaster_started_at: str
+    wal_log_hints: bool
+
+    def as_dict(self) -> dict[str, t.Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, header: BackupHeader) -> Witness | None:
+        found = header.change_detection.get("witness")
+        if not isinstance(found, dict):
+            return None
+        return cls(
+            str(found.get("boot_id")),
+            str(found.get("postmaster_started_at")),
+            found.get("wal_log_hints") is True,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClusterState:
+    """The cluster as it is when an incremental is about to begin."""
+
+    system_identifier: str
+    version: int
+    timeline: int
+    lsn: int
+    next_oid: int
+    block_size: int
+    segment_blocks: int
+    wal_segment_size: int
+    page_checksums: bool
+    now: dt.datetime
+    witness: Witness
+
+
+def parent_problem(parent: BackupHeader, state: ClusterState) -> str | None:
+    """Why nothing of ``parent`` may be taken over at all; None when it will do."""
+    info = parent.postgres
+    if parent.kind not in model.PHYSICAL or info is None:
+        return f"backup {parent.backup_id} is not a physical one"
+    if parent.status not in (model.OK, model.DAMAGED):
+        return f"backup {parent.backup_id} is not complete"
+    if info.system_identifier != state.system_identifier:
+        return f"backup {parent.backup_id} is of another cluster (system identifier {info.system_identifier})"
+    if info.timeline != state.timeline:
+        return f"the cluster is on timeline {state.timeline}, backup {parent.backup_id} on {info.timeline}"
+    if info.version // 10000 != state.version // 10000:
+        return f"backup {parent.backup_id} is of PostgreSQL {info.version // 10000}"
+    if (info.block_size, info.segment_blocks, info.wal_segment_size) != (
+        state.block_size,
+        state.segment_blocks,
+        state.wal_segment_size,
+    ):
+        return f"backup {parent.backup_id} has other block or segment sizes"
+    if parse_lsn(info.stop_lsn) > state.lsn:
+        return f"the cluster's WAL ends before that of backup {parent.backup_id}: it was set back"
+    return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Guards:
+    """Which of the ways hold for this parent. A text is the reason why one does not."""
+
+    since_lsn: int
+    """The parent's start."""
+    no_identity: str | None = None
+    no_page_lsn: str | None = None
+
+    @property
+    def method(self) -> Method:
+        """The best way for files that did change."""
+        return Method.CONTENT if self.no_page_lsn else Method.PAGE_LSN
+
+
+def guards(parent: BackupHeader, state: ClusterState) -> Guards:
+    """What may be trusted, of a parent that :func:`parent_problem` accepts."""
+    if parent.postgres is None:
+        raise ValueError(f"backup {parent.backup_id} is not a physical one")
+    info, witness = parent.postgres, Witness.of(parent)
+    return Guards(
+        parse_lsn(info.start_lsn),
+        _identity_problem(parent, witness, state),
+        _page_lsn_problem(info, witness, state),
+    )
+
+
+def _identity_problem(parent: BackupHeader, witness: Witness | None, state: ClusterState) -> str | None:
+    if witness is None or witness.boot_id != state.witness.boot_id:
+        # A crash of the machine can keep a page that was written and lose the file's new time.
+        return "the host was started anew since the parent: the times of files prove nothing"
+    if state.now <= dt.datetime.fromisoformat(parent.finished_at):
+        return "the clock of the host was set back since the parent"
+    return None
+
+
+def _page_lsn_problem(info: PostgresInfo, witness: Witness | None, state: ClusterState) -> str | None:
+    now = state.witness
+    if info.page_checksums != state.page_checksums:
+        return "page checksums were turned on or off since the parent"
+    if witness is None or witness.boot_id != now.boot_id:
+        return "the host was started anew since the parent"
+    if not state.page_checksums:
+        if not (witness.wal_log_hints and now.wal_log_hints):
+            return "hint bits change without a trace: the cluster has neither page checksums nor wal_log_hints"
+        if witness.postmaster_started_at != now.postmaster_started_at:
+            return "PostgreSQL was started anew since the parent: wal_log_hints may have been off for a while"
+    if state.next_oid < info.next_oid:
+        return "the counter of object identifiers went back: names of files may have been used again"
+    return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done with one file. ``parent`` is there for all methods but STORE."""
+
+    method: Method
+    parent: Entry | None = None
+
+
+_STORE = Plan(Method.STORE)
+
+
+def plan_file(
+    found: Identity,
+    relation: RelationFile | None,
+    parent: Entry | None,
+    guards: Guards,
+    *,
+    same_directory: bool,
+) -> Plan:
+    """How the file can be had with the least reading and storing.
+
+    ``parent`` is the parent's entry of the same path. ``same_directory``: the file's database directory is
+    surely the one that the parent saw (see :func:`is_same_version_file`), not one of the same name.
+    """
+    if parent is None or parent.type != model.FILE or parent.flags & (model.DAMAGED_PAGES | model.INCOMPLETE):
+        # Damaged pages are read again: the damage is reported again, or it was mended.
+        return _STORE
+    if guards.no_identity is None and is_unchanged(parent, found):
+        return Plan(Method.UNCHANGED, parent)
+    same_file = (found.device, found.inode) == (parent.device, parent.inode)
+    if (
+        guards.no_page_lsn is None
+        and relation is not None
+        and relation.name.fork is Fork.MAIN
+        and same_file
+        and same_directory
+    ):
+        return Plan(Method.PAGE_LSN, parent)
+    return Plan(Method.CONTENT, parent)
+
+
+def is_same_version_file(entry: Entry | None, found: Identity | None) -> bool:
+    """Whether a database directory is the one the parent saw, told by its PG_VERSION (the parent's entry of it).
+
+    That file is written once, when the directory is made: by CREATE DATABASE, or by ALTER DATABASE SET
+    TABLESPACE, which both may copy relations with their old LSNs.
+    """
+    return entry is not None and found is not None and is_unchanged(entry, found)

@@ -1,0 +1,106 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The parent of an incremental: which backup it is, and its entries beside the files that are there now."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ..errors import DamageError, LocationError, ObjectMissing
+from ..repository import model
+from ..repository.manifest import Manifest
+from . import relfile
+from .changes import ClusterState, Guards, guards, parent_problem
+
+if t.TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ..repository.catalog import BackupRecord
+    from ..repository.model import Entry
+    from ..repository.session import BackupSession
+    from ..storage.base import Location
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """``record`` is None when there is no parent; ``reason`` says why this one, or why none."""
+
+    record: BackupRecord | None
+    reason: str
+
+
+def choose_parent(backups: Iterable[BackupRecord], state: ClusterState, locations: Iterable[Location]) -> Choice:
+    """The newest physical backup (of ``backups``, oldest first) that an incremental can be based on."""
+    names = [location.name for location in locations]
+    newest_problem = ""
+    for record in reversed([record for record in backups if record.header.kind in model.PHYSICAL]):
+        problem = parent_problem(record.header, state)
+        missing = [name for name in names if name not in record.locations]
+        if problem is None and missing:
+            problem = f"backup {record.id} is not in location {', '.join(missing)}"
+        if problem is None:
+            return Choice(record, newest_problem or f"based on the newest backup, {record.id}")
+        newest_problem = newest_problem or problem
+    return Choice(None, newest_problem or "there is no earlier backup of this cluster")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parent:
+    """A parent whose manifest was read to its end once, so that it will not fail half-way."""
+
+    manifest: Manifest
+    guards: Guards
+    versions: dict[bytes, Entry]
+    """Entries of the PG_VERSION files of database directories, by path."""
+
+
+def open_parent(session: BackupSession, state: ClusterState) -> Parent | str:
+    """The session's parent, from the first location that has its manifest undamaged; or why there is none."""
+    record = session.parent
+    if record is None:
+        return session.parent_refused or "it has no parent"
+    problem = f"no location has the manifest of backup {record.id}"
+    for location in session.fanout.healthy:
+        try:
+            manifest = Manifest(session.repository.keys, location, session.source, record.id)
+            versions = {
+                entry.path: entry
+                for entry in manifest.entries()
+                if entry.path.endswith(b"/PG_VERSION")
+                and relfile.is_database_directory(entry.path.rpartition(b"/")[0].decode("utf-8", "surrogateescape"))
+            }
+        except (DamageError, LocationError, ObjectMissing) as error:
+            problem = f"the manifest of backup {record.id} cannot be read: {error.message}"
+            continue
+        return Parent(manifest, guards(record.header, state), versions)
+    return problem
+
+
+_OUT_OF_ORDER = frozenset(
+    name.encode() for name in (relfile.CONTROL_FILE, relfile.BACKUP_LABEL_FILE, relfile.TABLESPACE_MAP_FILE)
+)
+
+
+class ParentEntries:
+    """The parent's entries, asked for in the order of paths."""
+
+    def __init__(self, manifest: Manifest | None) -> None:
+        self._entries: Iterator[Entry] = iter(manifest.entries() if manifest is not None else ())
+        self._next: Entry | None = None
+        self._key: list[bytes] = []
+        self._advance()
+
+    def _advance(self) -> None:
+        # The last entries of a manifest are those that are written anew each time, in an order of their own.
+        self._next = next((entry for entry in self._entries if entry.path not in _OUT_OF_ORDER), None)
+        if self._next is not None:
+            self._key = model.sort_key(self._next.path)
+
+    def at(self, path: bytes) -> Entry | None:
+        """The entry of that path. Paths must be asked for in ascending order."""
+        wanted = model.sort_key(path)
+        while self._next is not None and self._key < wanted:
+            self._advance()
+        return self._next if self._next is not None and self._key == wanted else None

@@ -1,0 +1,325 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading files of a living data directory: what a worker thread of a backup does.
+
+A file is read in chunks of one frame's size, each of which is looked at as pages, compared or chosen from, and
+stored, while it is still in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import stat
+import threading
+import time
+import typing as t
+
+from ..crypto.suite import keyed_digest
+from ..errors import CryoError
+from ..repository import extents as xt
+from ..repository.packs import FRAME_TARGET_BYTES
+from . import page
+from .changes import Method
+from .frames import UNIT_BYTES, FrameWriter, Row, join_zeros, store_units
+from .lsn import MAX_LSN
+from .walk import unreadable
+
+if t.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from .throttle import Throttle
+
+CHUNK_BYTES: t.Final = FRAME_TARGET_BYTES
+_REREADINGS = 4
+_REREAD_PAUSE_SECONDS = 0.02
+_UNSETTLED_AT_MOST = 10_000
+
+
+class Abandoned(CryoError):
+    """Another thread failed, or the run was stopped: nobody waits for this result."""
+
+    id = "abandoned"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PageRules:
+    """What the cluster's pages look like, and where the backup started."""
+
+    block_size: int
+    start_lsn: int
+    checksums: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """One whole small file, or a part of a large one that begins on a chunk's border."""
+
+    source: bytes
+    start: int
+    stop: int
+    device: int
+    inode: int
+    first_block: int | None = None
+    """Number of the *file's* first block within its relation; None for a file without pages."""
+    method: Method = Method.STORE
+    whole: bool = False
+    """A small file: its size and identity are looked up again when it is opened."""
+    since_lsn: int = 0
+    """For PAGE_LSN: pages below it are taken from the parent."""
+    parent_size: int = 0
+    """For PAGE_LSN: the parent has so many bytes of the file."""
+    parent_extents: xt.Extents | None = None
+    """For CONTENT: what the parent has of this piece."""
+
+
+@dataclasses.dataclass(slots=True)
+class PieceResult:
+    """What became of a piece. ``extents`` has what was stored; the rest is as in the parent."""
+
+    extents: xt.Extents = dataclasses.field(default_factory=xt.empty)
+    vanished: bool = False
+    replaced: bool = False
+    """Another file of that name was found: nothing of the parent may be taken over."""
+    status: os.stat_result | None = None
+    """Of a small file, when it was opened."""
+    seen_ns: int = 0
+    size: int = 0
+    bytes_read: int = 0
+    bytes_stored: int = 0
+    """Of the plaintext."""
+    pages: int = 0
+    pages_stored: int = 0
+    damaged: list[int] = dataclasses.field(default_factory=list)
+    """Numbers, within the relation, of blocks that are broken for sure."""
+    unsettled: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    """(block, LSN) of broken pages whose LSN lies after the backup's start: if WAL has such an LSN at all, it
+    writes the whole page again, and nothing is lost."""
+    partial_page: bool = False
+    """The file does not end on a page's border."""
+
+
+class FileReader:
+    """Reads, checks and stores. For one thread at a time."""
+
+    def __init__(
+        self, writer: FrameWriter, rules: PageRules, throttle: Throttle, stop: threading.Event, digest_key: bytes
+    ) -> None:
+        self.writer = writer
+        self._rules = rules
+        self._throttle = throttle
+        self._stop = stop
+        self._digest_key = digest_key
+        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+
+    def read(self, piece: Piece) -> PieceResult:
+        """Raises SourceError for what cannot be read, RepositoryError for what cannot be stored."""
+        result = PieceResult(size=piece.stop)
+        with self._opened(piece, result) as descriptor:
+            if descriptor is None:
+                return result
+            stop = result.size if piece.whole else piece.stop
+            method = Method.STORE if result.replaced else piece.method
+            rows: list[Row] = []
+            with _Advice(descriptor, piece.start, stop):
+                for offset in range(piece.start, stop, CHUNK_BYTES):
+                    data = self._fill(piece, descriptor, offset, min(CHUNK_BYTES, stop - offset), result)
+                    rows += self._chunk(piece, method, descriptor, offset, data, result)
+        result.extents = xt.build(join_zeros(rows))
+        return result
+
+    @contextlib.contextmanager
+    def _opened(self, piece: Piece, result: PieceResult) -> t.Iterator[int | None]:
+        """The open file, or None when it has vanished."""
+        result.seen_ns = time.time_ns()
+        try:
+            descriptor = os.open(piece.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            result.vanished = True
+            yield None
+            return
+        except OSError as error:
+            raise unreadable(piece.source, error) from error
+        try:
+            status = os.fstat(descriptor)
+            result.replaced = (status.st_dev, status.st_ino) != (piece.device, piece.inode)
+            # Parts of a large file that are not of one file make no file. It went, as far as we are concerned.
+            result.vanished = not stat.S_ISREG(status.st_mode) or (result.replaced and not piece.whole)
+            if piece.whole:
+                result.status, result.size = status, status.st_size
+            yield None if result.vanished else descriptor
+        finally:
+            os.close(descriptor)
+
+    def _fill(self, piece: Piece, descriptor: int, offset: int, length: int, result: PieceResult) -> memoryview:
+        """Exactly ``length`` bytes. Beyond the end of a file that was cut off meanwhile there are zeros: WAL
+        tells the rest (``sendFile`` in ``basebackup.c``)."""
+        if self._stop.is_set():
+            raise Abandoned("the backup was given up")
+        self._throttle.take(length)
+        data = self._buffer[:length]
+        got = _read_at(piece.source, descriptor, data, offset)
+        result.bytes_read += got
+        if got < length:
+            data[got:] = bytes(length - got)
+        return data
+
+    def _chunk(
+        self, piece: Piece, method: Method, descriptor: int, offset: int, data: memoryview, result: PieceResult
+    ) -> list[Row]:
+        import numpy as np
+
+        unit = UNIT_BYTES if piece.first_block is None else self._rules.block_size
+        units = -(-len(data) // unit)
+        suspect = np.zeros(units, np.bool_)
+        if piece.first_block is not None:
+            self._check_pages(piece, descriptor, offset, data, result, suspect)
+        if method is Method.PAGE_LSN:
+            wanted = suspect | self._changed_pages(piece, offset, data)
+        elif method is Method.CONTENT:
+            wanted = self._changed_content(piece, offset, data, unit)
+        else:
+            wanted = np.ones(units, np.bool_)
+        rows = store_units(self.writer, offset, data, wanted, unit)
+        result.bytes_stored += sum(row[1] for row in rows if row[2] != xt.ZEROS)
+        if piece.first_block is not None:
+            result.pages += units
+            result.pages_stored += int(np.count_nonzero(wanted))
+        return rows
+
+    # Which pages are wanted
+
+    def _changed_pages(self, piece: Piece, offset: int, data: memoryview) -> npt.NDArray[np.bool_]:
+        """Pages that the parent does not have as they are now, a page that is cut off included."""
+        import numpy as np
+
+        size = self._rules.block_size
+        changed = np.ones(-(-len(data) // size), np.bool_)
+        by_lsn = page.changed_since(data, piece.since_lsn, block_size=size)
+        in_parent = max(0, min(piece.parent_size - offset, len(data)) // size)
+        changed[:in_parent] = by_lsn[:in_parent]
+        return changed
+
+    def _changed_content(self, piece: Piece, offset: int, data: memoryview, unit: int) -> npt.NDArray[np.bool_]:
+        """Units that are not part of a run of bytes which the parent has, byte for byte."""
+        import numpy as np
+
+        changed = np.ones(-(-len(data) // unit), np.bool_)
+        for start, length, digest in self._parents_runs(piece, offset, len(data)):
+            if keyed_digest(self._digest_key, data[start : start + length])[:16] == digest:
+                end = start + length
+                last = len(changed) if end == len(data) else end // unit
+                changed[-(-start // unit) : last] = False
+        return changed
+
+    @staticmethod
+    def _parents_runs(piece: Piece, offset: int, length: int) -> Iterator[tuple[int, int, bytes]]:
+        """(start, length, digest) within the chunk of the parent's extents that lie in it and can be compared."""
+        if piece.parent_extents is None:
+            return
+        for row in xt.cut(piece.parent_extents, offset, offset + length):
+            digest = row["digest"].tobytes()
+            if digest != xt.UNKNOWN_DIGEST and row["pack"] != xt.ZEROS:
+                yield int(row["offset"]) - offset, int(row["length"]), digest
+
+    # Whether pages are sound
+
+    def _check_pages(
+        self,
+        piece: Piece,
+        descriptor: int,
+        offset: int,
+        data: memoryview,
+        result: PieceResult,
+        suspect: npt.NDArray[np.bool_],
+    ) -> None:
+        """Note broken pages in the result, and in ``suspect`` by their place in the chunk."""
+        size = self._rules.block_size
+        first = (piece.first_block or 0) + offset // size
+        bad = [block - first for block in self._suspects(data, first)]
+        for attempt in range(_REREADINGS):
+            if not bad:
+                break
+            # PostgreSQL may be writing it this moment. Pages are written in less time than this.
+            self._stop.wait(_REREAD_PAUSE_SECONDS * attempt)
+            bad = [at for at in bad if not self._is_sound_now(piece, descriptor, offset, data, at, first)]
+        for at in bad:
+            suspect[at] = True
+            lsn = int(page.page_lsns(data[at * size : (at + 1) * size], block_size=size)[0])
+            if lsn < self._rules.start_lsn:
+                result.damaged.append(first + at)
+            elif len(result.unsettled) < _UNSETTLED_AT_MOST:
+                result.unsettled.append((first + at, lsn))
+        result.partial_page = result.partial_page or len(data) % size != 0
+
+    def _suspects(self, data: memoryview, first_block: int) -> list[int]:
+        scan = page.verify_pages(
+            data, first_block, MAX_LSN, block_size=self._rules.block_size, checksums=self._rules.checksums
+        )
+        return [int(block) for block in scan.suspect]
+
+    def _is_sound_now(
+        self, piece: Piece, descriptor: int, offset: int, data: memoryview, at: int, first_block: int
+    ) -> bool:
+        """Read one page of the chunk again, in place."""
+        size = self._rules.block_size
+        one = data[at * size : (at + 1) * size]
+        got = _read_at(piece.source, descriptor, one, offset + at * size)
+        if got < size:
+            one[got:] = bytes(size - got)
+        return not self._suspects(one, first_block + at)
+
+
+def _read_at(source: bytes, descriptor: int, data: memoryview, offset: int) -> int:
+    """Fill ``data`` from the file; the bytes there were."""
+    got = 0
+    try:
+        while got < len(data):
+            count = os.preadv(descriptor, [data[got:]], offset + got)
+            if count == 0:
+                break
+            got += count
+    except OSError as error:
+        raise unreadable(source, error) from error
+    return got
+
+
+class _Advice:
+    """Tell the kernel what a piece is read for, and leave its page cache as PostgreSQL had it.
+
+    Pages that were in memory before stay there; pages that only we brought in go again. Advice is worth no error.
+    """
+
+    def __init__(self, descriptor: int, start: int, stop: int) -> None:
+        self._descriptor = descriptor
+        self._start = start
+        self._length = stop - start
+        self._cold = False
+
+    def __enter__(self) -> None:
+        if self._length <= 0:
+            return
+        self._cold = self._is_cold()
+        if self._cold:
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._descriptor, self._start, self._length, os.POSIX_FADV_WILLNEED)
+
+    def _is_cold(self) -> bool:
+        """Whether the piece's last byte would have to be read from the disk."""
+        try:
+            os.preadv(self._descriptor, [bytearray(1)], self._start + self._length - 1, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:  # not every file system can tell
+            return False
+        return False
+
+    def __exit__(self, *_error: object) -> None:
+        if self._cold:
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._descriptor, self._start, self._length, os.POSIX_FADV_DONTNEED)

@@ -1,0 +1,91 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a backup run has to tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import typing as t
+
+from ..errors import EXIT_DONE, EXIT_PARTIAL
+from ..repository import model
+
+if t.TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..errors import CryoError
+    from ..repository.model import Damage
+
+DEGRADED: t.Final = "degraded"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BackupResult:
+    """A backup that exists: committed, durably, in at least one location."""
+
+    backup_id: str
+    source: str
+    requested: str
+    """The kind that was asked for."""
+    type: str
+    """The kind that was made: an incremental without a usable parent is made as a full one."""
+    parent: str | None
+    backup_status: str
+    """As in the manifest: ``ok`` or ``damaged``."""
+    label: str
+    started_at: dt.datetime
+    finished_at: dt.datetime
+    seconds: float
+    system_identifier: str
+    postgres_version: int
+    timeline: int
+    start_lsn: str
+    stop_lsn: str
+    wal_start: str
+    wal_stop: str
+    bytes_source: int
+    bytes_read: int
+    bytes_stored: int
+    files: int
+    entries: int
+    locations: Mapping[str, CryoError | None]
+    """Every configured location: None where the backup is, else why it is not there."""
+    change_detection: Mapping[str, t.Any]
+    damage: tuple[Damage, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """``ok``; ``damaged``: pages were already broken in the source; ``degraded``: a location lacks it."""
+        if self.backup_status != model.OK:
+            return self.backup_status
+        return DEGRADED if any(self.locations.values()) else model.OK
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_DONE if self.status == model.OK else EXIT_PARTIAL
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """JSON's own types only."""
+        plain = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("backup_status", "change_detection")
+        }
+        return {
+            **plain,
+            "status": self.status,
+            "started_at": self.started_at.isoformat(),
+            "finished_at": self.finished_at.isoformat(),
+            "seconds": round(self.seconds, 3),
+            "change_detection": {name: value for name, value in self.change_detection.items() if name != "witness"},
+            "locations": {name: _location(error) for name, error in self.locations.items()},
+            "damage": [{"path": item.path, "blocks": list(item.blocks)} for item in self.damage],
+        }
+
+
+def _location(error: CryoError | None) -> dict[str, t.Any]:
+    if error is None:
+        return {"status": "ok"}
+    return {"status": "failed", "error": error.as_dict()}
