@@ -21,7 +21,7 @@ from .locks import locked
 from .postgres.lsn import parse_lsn
 from .repository.catalog import BackupRecord, Catalog
 from .repository.collect import Collected, Collector, Wish
-from .repository.model import DAMAGED, OK, PARTIAL
+from .repository.model import DAMAGED, OK
 from .repository.repository import Repository
 
 _SWEEP_SECONDS = 24 * 3600.0
@@ -89,7 +89,8 @@ def prune_repository(
     """As ``prune``, in an open repository; safe beside any number of backups and other prunes."""
     repository.require("delete")
     catalog = Catalog.load(repository)
-    plan = retention.plan(map(candidate, catalog.backups), policy, now)
+    required = {location.name for location in repository.locations if location.required}
+    plan = retention.plan((candidate(backup, required) for backup in catalog.backups), policy, now)
     if plan.brake and not yes and not dry_run:
         raise RefusedError(
             f"the plan needs an explicit yes: {plan.brake}",
@@ -122,17 +123,16 @@ def _wish(plan: retention.Plan, catalog: Catalog, reporter: Reporter) -> Wish:
     return Wish(dropped, lambda _system, _name: True)
 
 
-def candidate(backup: BackupRecord) -> retention.Candidate:
-    """A backup as the retention planner sees it."""
+def candidate(backup: BackupRecord, required: t.AbstractSet[str]) -> retention.Candidate:
+    """A backup as the retention planner sees it. ``required``: locations that should hold it."""
     header, postgres = backup.header, backup.header.postgres
     verified = backup.verified
-    statuses: dict[str, retention.Status] = {OK: "ok", DAMAGED: "damaged", PARTIAL: "partial"}
     return retention.Candidate(
         backup_id=header.backup_id,
         source=header.source,
         kind=_kind(header.kind),
         finished_at=backup.finished,
-        status=statuses.get(header.status, "partial"),
+        status=_status(backup, required),
         verified=verified is not None and verified.data.get("result") == "ok" and _deep(verified.data.get("level")),
         pinned=backup.pinned,
         start_lsn=parse_lsn(postgres.start_lsn) if postgres else None,
@@ -142,6 +142,16 @@ def candidate(backup: BackupRecord) -> retention.Candidate:
         wal_start=postgres.wal_start if postgres else None,
         stored_bytes=header.stored_bytes_own,
     )
+
+
+def _status(backup: BackupRecord, required: t.AbstractSet[str]) -> retention.Status:
+    """What is known today: the manifest's word, the newest verification, and where the backup is."""
+    verified = backup.verified
+    if backup.header.status == DAMAGED or (verified is not None and verified.data.get("result") != "ok"):
+        return "damaged"
+    if backup.header.status != OK:
+        return "partial"
+    return "ok" if required <= set(backup.locations) else "degraded"
 
 
 def _deep(level: object) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -12,9 +13,10 @@ import typing as t
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from ..errors import ConfigError
+
+if t.TYPE_CHECKING:
+    import yaml
 
 MAX_FILE_BYTES: t.Final = 1 << 20
 _REPEATED = re.compile(r"(alias|anchor|tag|handle) ['\"].*", re.DOTALL)
@@ -34,9 +36,11 @@ class LocatedDict(dict[object, object]):
 
 def read_yaml(path: Path) -> object:
     """The one document in a file; mappings are LocatedDicts. Raises ConfigError, also for a file anybody may write."""
+    import yaml
+
     text = _read(path)
     try:
-        loader = _Loader(text)
+        loader = _loader()(text)
         try:
             return loader.get_single_data()
         finally:
@@ -52,29 +56,32 @@ def read_yaml(path: Path) -> object:
         raise _not_yaml(path, "a value in it cannot be read") from error
 
 
-class _Loader(yaml.SafeLoader):
+@functools.cache
+def _loader() -> type[yaml.SafeLoader]:
     """The safe loader, with lines. It would silently let the last of several equal keys win: those are noted."""
+    import yaml
 
-    def construct_located_map(self, node: yaml.MappingNode) -> Iterator[LocatedDict]:
-        found = LocatedDict(node.start_mark.line + 1)
-        yield found  # filled afterwards, because a mapping may contain itself
-        for key_node, _ in node.value:
-            if key_node.tag != _MERGE_TAG:
-                self._note_line(found, key_node)
-        found.update(self.construct_mapping(node))
+    class Loader(yaml.SafeLoader):
+        def construct_located_map(self, node: yaml.MappingNode) -> Iterator[LocatedDict]:
+            found = LocatedDict(node.start_mark.line + 1)
+            yield found  # filled afterwards, because a mapping may contain itself
+            for key_node, _value_node in node.value:
+                if key_node.tag != _MERGE_TAG:
+                    self._note_line(found, key_node)
+            found.update(self.construct_mapping(node))
 
-    def _note_line(self, found: LocatedDict, key_node: yaml.Node) -> None:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(None, None, "the name of a key must be text", key_node.start_mark)
-        key = self.construct_object(key_node)
-        if key in found.lines:
-            found.duplicates.append((key, found.lines[key], line))
-        else:
-            found.lines[key] = line
+        def _note_line(self, found: LocatedDict, key_node: yaml.Node) -> None:
+            mark = key_node.start_mark
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "the name of a key must be text", mark)
+            key = self.construct_object(key_node)
+            if key in found.lines:
+                found.duplicates.append((key, found.lines[key], mark.line + 1))
+            else:
+                found.lines[key] = mark.line + 1
 
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_located_map)
+    Loader.add_constructor("tag:yaml.org,2002:map", Loader.construct_located_map)
+    return Loader
 
 
 def _read(path: Path) -> str:

@@ -9,9 +9,8 @@ UTF-8; whoever prints them takes care of that.
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
-
-import msgspec
 
 from ..errors import ConfigError
 
@@ -58,8 +57,8 @@ def details(backup: BackupRecord) -> Fields:
         "bytes_read": header.totals.bytes_read,
         "packs": _packs(header),
         "change_detection": header.change_detection,
-        "damage": [msgspec.to_builtins(damage) for damage in header.damage],
-        "postgres": None if header.postgres is None else msgspec.to_builtins(header.postgres),
+        "damage": [dataclasses.asdict(damage) for damage in header.damage],
+        "postgres": None if header.postgres is None else dataclasses.asdict(header.postgres),
         "notes": [{"kind": note.kind, "at": note.at, **note.data} for note in backup.notes],
     }
 

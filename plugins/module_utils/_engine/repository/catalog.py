@@ -79,7 +79,7 @@ class Catalog:
                     if parsed is not None:
                         found.setdefault(parsed, []).append(location)
                 for key in [info.key for info in location.list(notes_prefix)]:
-                    _, of_source, backup_id, _ = key.split("/", 3)
+                    of_source, backup_id = key.split("/", 3)[1:3]
                     notes.setdefault((of_source, backup_id), {})[key] = location
             except LocationError as error:
                 repository.lost[location.name] = error

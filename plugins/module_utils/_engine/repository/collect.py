@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import typing as t
 
 from ..errors import RepositoryError
@@ -46,7 +47,7 @@ class Collected:
     swept: int = 0
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass
 class _Look:
     """What a location holds and refers to, listed in the order that the proof needs."""
 
@@ -67,6 +68,16 @@ class _Look:
             if parsed is None or parsed.backup_id in running:
                 packs.add(name)
         return {names.manifest(*key) for key in stay}, packs
+
+    @functools.cached_property
+    def wal_wanted(self) -> set[int]:
+        """System identifiers whose WAL a running backup may need: where it begins is not known yet."""
+        running = {lease.source for lease in self.leases}
+        return {
+            int(header.postgres.system_identifier)
+            for (source, _id), header in self.manifests.items()
+            if source in running and header.postgres is not None
+        }
 
 
 class Collector:
@@ -106,7 +117,7 @@ class Collector:
             if name not in packs and self._delete(name, look.packs.get(name)):
                 self.done.packs += 1
         for name in sorted(mark.wal):
-            if not wish.wal_needed(*_wal_name(name)) and self._delete(name):
+            if not self._wal_stays(name, wish, look) and self._delete(name):
                 self.done.wal += 1
         for key in gone:
             if key is not None and names.manifest(*key) not in manifests:
@@ -117,7 +128,7 @@ class Collector:
     def mark(self, wish: Wish, now: dt.datetime, random: bytes) -> None:
         """Announce what will be deleted: P1 to P5."""
         look = self._look()
-        open_marks = [mark for _, mark in read_marks(self._keys, self._location)]
+        open_marks = [mark for _info, mark in read_marks(self._keys, self._location)]
         already = {name for mark in open_marks for name in (*mark.manifests, *mark.packs, *mark.wal)}
         manifests, packs = look.referred(wish.backups)
         mark = Mark(names.new_id(now, random), now.isoformat())
@@ -125,7 +136,7 @@ class Collector:
             name for key in sorted(look.manifests) if (name := names.manifest(*key)) not in manifests | already
         ]
         mark.packs = sorted(look.packs.keys() - packs - already)
-        mark.wal = self._unneeded_wal(wish, already)
+        mark.wal = self._unneeded_wal(wish, look, already)
         self.done.marked = len(mark.manifests) + len(mark.packs) + len(mark.wal)
         if self.done.marked and not self._dry_run:
             name = names.mark(mark.mark_id)
@@ -135,10 +146,15 @@ class Collector:
         if not self._dry_run:
             self.done.swept += self._location.sweep(older_than)
 
-    def _unneeded_wal(self, wish: Wish, already: set[str]) -> list[str]:
+    @staticmethod
+    def _wal_stays(key: str, wish: Wish, look: _Look) -> bool:
+        system_identifier, name = _wal_name(key)
+        return system_identifier in look.wal_wanted or wish.wal_needed(system_identifier, name)
+
+    def _unneeded_wal(self, wish: Wish, look: _Look, already: set[str]) -> list[str]:
         found = []
         for info in self._location.list("wal/"):
-            if info.key not in already and not wish.wal_needed(*_wal_name(info.key)):
+            if info.key not in already and not self._wal_stays(info.key, wish, look):
                 found.append(info.key)
                 if len(found) == MARK_AT_MOST:
                     break

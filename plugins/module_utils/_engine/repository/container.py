@@ -10,8 +10,6 @@ import struct
 import threading
 import typing as t
 
-import msgspec
-
 from ..crypto import suite
 from ..crypto.keys import KeyRing
 from ..errors import DamageError, RepositoryError
@@ -38,7 +36,8 @@ MAX_FRAME_BYTES = 16 << 20
 _MAX_HEADER_BYTES = 64 << 10
 
 
-class Header(msgspec.Struct, omit_defaults=True):
+@dataclasses.dataclass(slots=True)
+class Header:
     repo: bytes
     name: str
     epoch: int
@@ -47,6 +46,13 @@ class Header(msgspec.Struct, omit_defaults=True):
     salt: bytes | None = None
     digest: bytes | None = None
     size: int | None = None
+
+
+def _encode_header(header: Header) -> bytes:
+    import msgspec
+
+    fields = dataclasses.asdict(header)
+    return msgspec.msgpack.encode({key: value for key, value in fields.items() if value is not None})
 
 
 class FrameInfo(t.NamedTuple):
@@ -105,7 +111,7 @@ class ObjectEncoder:
         else:
             header.salt = suite.random_key()
             key = suite.catalog_object_key(catalog, header.salt, keys.repository, raw_name)
-        packed = msgspec.msgpack.encode(header)
+        packed = _encode_header(header)
         prefix = _PREFIX.pack(MAGIC, VERSION, suite.SUITE, kind, len(packed)) + packed
         self._tag = suite.keyed_digest(keys.header_key(epoch), prefix)
         self._cipher = suite.FrameCipher(key)
@@ -149,17 +155,21 @@ class ObjectEncoder:
         return encoded + _TRAILER.pack(self.offset, len(encoded) - _FRAME.size, len(self._rows), bytes(8), END_MAGIC)
 
 
-def encode_record(keys: KeyRing, kind: int, name: str, record: msgspec.Struct) -> bytes:
-    """A whole small object with one record in it: lease, mark, note."""
+def encode_record(keys: KeyRing, kind: int, name: str, record: object) -> bytes:
+    """A whole small object with one record in it, a dataclass: lease, mark, note."""
+    import msgspec
+
     encoder = ObjectEncoder(keys, kind, name)
     return encoder.start + encoder.frame(RECORD, msgspec.msgpack.encode(record)) + encoder.finish()
 
 
-R = t.TypeVar("R", bound=msgspec.Struct)
+R = t.TypeVar("R")
 
 
 def decode_record(keys: KeyRing, kind: int, name: str, data: bytes, record: type[R]) -> R:
     """Raises DamageError."""
+    import msgspec
+
     decoder = ObjectDecoder(keys, kind, name, BytesSource(data))
     plain = decoder.frame(decoder.table()[0], 0, RECORD)
     try:
@@ -247,6 +257,8 @@ class ObjectDecoder:
         self._opened: suite.FrameCipher | None = None
 
     def _parse_header(self, packed: bytes) -> Header:
+        import msgspec
+
         try:
             return msgspec.msgpack.decode(packed, type=Header)
         except msgspec.DecodeError as error:
@@ -277,7 +289,7 @@ class ObjectDecoder:
         head = self._source.read(self._body, _FRAME.size)
         if len(head) < _FRAME.size:
             raise _damaged(self.name, "it ends early")
-        stored, plain, *_ = _FRAME.unpack(head)
+        stored, plain = _FRAME.unpack(head)[:2]
         return self.frame(FrameInfo(self._body, stored, plain), 0, kind)
 
     def check_end(self) -> tuple[int, int, int]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import struct
 import typing as t
 
-import msgspec
-
 from ..crypto.keys import KeyRing
 from ..errors import DamageError, RepositoryError
 from ..storage.base import Location
@@ -37,6 +35,8 @@ class ManifestWriter:
         self._frames: list[tuple[int, int]] = []  # bytes encoded, bytes of plaintext
         self._pending = bytearray()
         self._pending_entries = 0
+        import msgspec
+
         self._pack = msgspec.msgpack.Encoder()
         self.entries = 0
 
@@ -60,6 +60,8 @@ class ManifestWriter:
 
     def write(self, fanout: Fanout, header: BackupHeader) -> int:
         """Create the manifest in every healthy location: the commit. Once only. Returns its bytes."""
+        import msgspec
+
         self._flush()
         writer = fanout.create(self.name)
         try:
@@ -82,6 +84,8 @@ class Manifest:
     """One manifest, read from one location. Construction reads the header only."""
 
     def __init__(self, keys: KeyRing, location: Location, source: str, backup_id: str) -> None:
+        import msgspec
+
         self.name = names.manifest(source, backup_id)
         self.location = location
         self._decoder = container.ObjectDecoder(keys, container.MANIFEST, self.name, ObjectSource(location, self.name))
@@ -96,6 +100,8 @@ class Manifest:
 
     def entries(self) -> t.Iterator[Entry]:
         """All entries in their order. Raises DamageError, also at the end when some are missing."""
+        import msgspec
+
         table = self._decoder.table()
         decoder = msgspec.msgpack.Decoder(list[Entry])
         count = 0

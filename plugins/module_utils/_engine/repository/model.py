@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
-
-import msgspec
 
 FULL, INCREMENTAL, LOGICAL, FILES = "full", "incremental", "logical", "files"
 PHYSICAL = (FULL, INCREMENTAL)
@@ -21,8 +20,8 @@ DAMAGED_PAGES = 2
 INCOMPLETE = 4
 
 
-class Entry(msgspec.Struct, array_like=True, frozen=True):
-    """One file, directory or link. ``extents`` is packed: see ``extents.DTYPE``."""
+class Entry(t.NamedTuple):
+    """One file, directory or link. ``extents`` is packed: see ``extents.dtype``."""
 
     path: bytes
     type: int
@@ -37,10 +36,10 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     flags: int = 0
     target: bytes = b""
     extents: bytes = b""
-    more: dict[str, t.Any] = {}
+    more: t.Mapping[str, t.Any] = {}
 
 
-class PackRow(msgspec.Struct, array_like=True, frozen=True):
+class PackRow(t.NamedTuple):
     """A pack that this backup wrote."""
 
     number: int
@@ -50,7 +49,7 @@ class PackRow(msgspec.Struct, array_like=True, frozen=True):
     live: int = 0
 
 
-class ForeignPackRow(msgspec.Struct, array_like=True, frozen=True):
+class ForeignPackRow(t.NamedTuple):
     """A pack of an earlier backup that this one refers to."""
 
     backup_id: str
@@ -61,17 +60,20 @@ class ForeignPackRow(msgspec.Struct, array_like=True, frozen=True):
     live: int = 0
 
 
-class Tablespace(msgspec.Struct, frozen=True):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tablespace:
     oid: int
     path: str
 
 
-class Database(msgspec.Struct, frozen=True):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Database:
     oid: int
     name: str
 
 
-class PostgresInfo(msgspec.Struct):
+@dataclasses.dataclass(slots=True)
+class PostgresInfo:
     system_identifier: str
     version: int
     timeline: int
@@ -87,25 +89,28 @@ class PostgresInfo(msgspec.Struct):
     from_standby: bool
     data_directory: str
     next_oid: int
-    tablespaces: list[Tablespace] = []
-    databases: list[Database] = []
-    settings: dict[str, str] = {}
-    collation_versions: dict[str, str] = {}
+    tablespaces: list[Tablespace] = dataclasses.field(default_factory=list)
+    databases: list[Database] = dataclasses.field(default_factory=list)
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    collation_versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-class Damage(msgspec.Struct, frozen=True):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Damage:
     """Pages of a source file that were already broken when they were read."""
 
     path: str
     blocks: list[int]
 
 
-class Owners(msgspec.Struct):
-    users: dict[int, str] = {}
-    groups: dict[int, str] = {}
+@dataclasses.dataclass(slots=True)
+class Owners:
+    users: dict[int, str] = dataclasses.field(default_factory=dict)
+    groups: dict[int, str] = dataclasses.field(default_factory=dict)
 
 
-class Totals(msgspec.Struct):
+@dataclasses.dataclass(slots=True)
+class Totals:
     files: int = 0
     entries: int = 0
     bytes_source: int = 0
@@ -113,7 +118,8 @@ class Totals(msgspec.Struct):
     bytes_stored: int = 0
 
 
-class BackupHeader(msgspec.Struct):
+@dataclasses.dataclass(slots=True)
+class BackupHeader:
     backup_id: str
     source: str
     kind: str
@@ -127,17 +133,18 @@ class BackupHeader(msgspec.Struct):
     postgres: PostgresInfo | None
     change_detection: dict[str, t.Any]
     totals: Totals
-    damage: list[Damage] = []
-    packs: list[PackRow] = []
-    foreign: list[ForeignPackRow] = []
-    owners: Owners = msgspec.field(default_factory=Owners)
+    damage: list[Damage] = dataclasses.field(default_factory=list)
+    packs: list[PackRow] = dataclasses.field(default_factory=list)
+    foreign: list[ForeignPackRow] = dataclasses.field(default_factory=list)
+    owners: Owners = dataclasses.field(default_factory=Owners)
 
     @property
     def stored_bytes_own(self) -> int:
         return sum(pack.size for pack in self.packs)
 
 
-class Lease(msgspec.Struct):
+@dataclasses.dataclass(slots=True)
+class Lease:
     backup_id: str
     source: str
     parent: str | None
@@ -147,21 +154,23 @@ class Lease(msgspec.Struct):
     started_at: str
 
 
-class Mark(msgspec.Struct):
+@dataclasses.dataclass(slots=True)
+class Mark:
     mark_id: str
     created_at: str
-    manifests: list[str] = []
-    packs: list[str] = []
-    wal: list[str] = []
-    leases: list[str] = []
+    manifests: list[str] = dataclasses.field(default_factory=list)
+    packs: list[str] = dataclasses.field(default_factory=list)
+    wal: list[str] = dataclasses.field(default_factory=list)
+    leases: list[str] = dataclasses.field(default_factory=list)
 
 
-class Note(msgspec.Struct):
+@dataclasses.dataclass(slots=True)
+class Note:
     backup_id: str
     source: str
     kind: str
     at: str
-    data: dict[str, t.Any] = {}
+    data: dict[str, t.Any] = dataclasses.field(default_factory=dict)
 
 
 VERIFIED, PIN, UNPIN = "verified", "pin", "unpin"

@@ -17,8 +17,6 @@ import tempfile
 import types
 import typing as t
 
-import msgspec
-
 from ..errors import LocationError, RepositoryError
 from ..storage.base import Location
 from . import extents as xt
@@ -124,7 +122,7 @@ class BackupSession:
         hits: list[bool] = []
         self.fanout.each(
             lambda location: hits.extend(
-                mark_hits(mark, header) for _, mark in read_marks(self.repository.keys, location)
+                mark_hits(mark, header) for _info, mark in read_marks(self.repository.keys, location)
             )
         )
         return any(hits)
@@ -153,7 +151,7 @@ class BackupSession:
             )
         for field, live in xt.live_bytes(extents).items():
             self._live[field] = self._live.get(field, 0) + live
-        self._manifest.add(msgspec.structs.replace(entry, extents=xt.pack(extents)))
+        self._manifest.add(entry._replace(extents=xt.pack(extents)))
 
     @property
     def entries(self) -> int:
@@ -167,7 +165,7 @@ class BackupSession:
         own = {row.number for row in self.packs.rows}
         if not {field for field in self._live if field < xt.FOREIGN} <= own:
             raise RepositoryError("internal: an entry refers to a pack that was not finished")
-        header.packs = [msgspec.structs.replace(row, live=self._live.get(row.number, 0)) for row in self.packs.rows]
+        header.packs = [row._replace(live=self._live.get(row.number, 0)) for row in self.packs.rows]
         header.foreign = self._foreign.rows(self._live)
         header.totals.entries = self._manifest.entries
         header.totals.bytes_stored = header.stored_bytes_own
@@ -185,7 +183,7 @@ class BackupSession:
         unsafe = None
         if location.stat(self._lease_name) is None:
             unsafe = "its lease was retired while it ran"
-        elif any(mark_hits(mark, header) for _, mark in read_marks(self.repository.keys, location)):
+        elif any(mark_hits(mark, header) for _info, mark in read_marks(self.repository.keys, location)):
             unsafe = "what it refers to is about to be deleted"
         if unsafe:
             raise LocationError(
@@ -247,6 +245,4 @@ class _ForeignPacks:
         return self._index[key]
 
     def rows(self, live: dict[int, int]) -> list[ForeignPackRow]:
-        return [
-            msgspec.structs.replace(row, live=live.get(xt.FOREIGN + index, 0)) for index, row in enumerate(self._rows)
-        ]
+        return [row._replace(live=live.get(xt.FOREIGN + index, 0)) for index, row in enumerate(self._rows)]
