@@ -261,7 +261,7 @@ class ObjectDecoder:
 
         try:
             return msgspec.msgpack.decode(packed, type=Header)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _damaged(self.name, "its header is not readable") from error
 
     @property
