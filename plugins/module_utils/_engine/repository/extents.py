@@ -62,7 +62,8 @@ def concatenate(parts: t.Sequence[Extents]) -> Extents:
 
     if len(parts) == 1:
         return parts[0]
-    return np.concatenate(parts) if parts else empty()
+    # Left to itself, numpy would give the result the byte order of the machine.
+    return np.concatenate(parts, dtype=dtype()) if parts else empty()
 
 
 def zeros(offset: int, length: int) -> Extents:
@@ -87,7 +88,7 @@ def unpack(packed: bytes) -> Extents:
 
 
 def pack(extents: Extents) -> bytes:
-    return extents.tobytes()
+    return extents.astype(dtype(), copy=False).tobytes()
 
 
 def covers(extents: Extents, size: int) -> bool:
@@ -154,7 +155,7 @@ def overlay(old: Extents, new: Extents, size: int) -> Extents:
     # Pieces of old lie between runs of new: put both together and sort, instead of interleaving.
     if at < size:
         pieces.append(cut(old, at, size))
-    merged = np.concatenate([new, *pieces])
+    merged = concatenate([new, *pieces])
     merged.sort(order="offset")
     return merged
 
