@@ -110,8 +110,8 @@ class Protocol(RuleBasedStateMachine):
         self.hosts = 0
 
     def teardown(self) -> None:
-        for run in list(self.running):
-            self.give_up(run)
+        while self.running:
+            self.give_up(self.running[0])
         self.directory.cleanup()
 
     # Parts.
