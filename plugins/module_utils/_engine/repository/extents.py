@@ -144,8 +144,6 @@ def overlay(old: Extents, new: Extents, size: int) -> Extents:
     The result covers 0 … size if old and new together do; what old has beyond size is dropped.
     """
 
-    import numpy as np
-
     pieces = []
     at = 0
     for offset, length in zip(new["offset"].tolist(), new["length"].tolist(), strict=True):

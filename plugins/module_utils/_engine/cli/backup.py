@@ -1,0 +1,73 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryobackup backup``: back up a running cluster."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ._frame import Outcome
+
+if t.TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from ..postgres.result import BackupResult
+    from ._frame import Context
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cluster", metavar="CLUSTER", help="the cluster's name in the configuration")
+    parser.add_argument(
+        "--type",
+        choices=("full", "incremental"),
+        default="full",
+        help="incremental stores what changed since the newest backup, and restores by itself (default: full)",
+    )
+    parser.add_argument("--label", default="", metavar="TEXT", help="a line about this backup, for people")
+    parser.add_argument(
+        "--spread-checkpoint",
+        action="store_true",
+        help="let PostgreSQL take its time for the checkpoint before the backup, instead of writing all at once",
+    )
+
+
+def run(args: argparse.Namespace, context: Context) -> Outcome:
+    from ..postgres.backup import take_backup
+
+    result = take_backup(
+        context.config,
+        context.config.cluster(args.cluster),
+        kind=args.type,
+        label=args.label,
+        reporter=context.reporter,
+        clock=context.now,
+        fast_checkpoint=not args.spread_checkpoint,
+    )
+    return Outcome(result.as_dict(), result.exit_code, lambda: "\n".join(_lines(result)))
+
+
+def _lines(result: BackupResult) -> Iterator[str]:
+    from ._text import format_bytes, format_duration
+
+    parent = f", based on {result.parent}" if result.parent else ""
+    yield f"{result.type} backup {result.backup_id} of {result.source}{parent}: {result.status}"
+    if result.type != result.requested:
+        yield f"  {result.requested} was asked for, but {result.change_detection['reason']}"
+    yield (
+        f"  {format_bytes(result.bytes_source)} in {result.files} files, {format_bytes(result.bytes_read)} read, "
+        f"{format_bytes(result.bytes_stored)} stored, in {format_duration(result.seconds)}"
+    )
+    yield f"  from {result.start_lsn} to {result.stop_lsn} on timeline {result.timeline}"
+    for name, error in result.locations.items():
+        yield f"  location {name}: {'ok' if error is None else f'not there: {error.message}'}"
+    for damage in result.damage:
+        blocks = ", ".join(map(str, damage.blocks[:_BLOCKS_SHOWN]))
+        more = f" and {len(damage.blocks) - _BLOCKS_SHOWN} more" if len(damage.blocks) > _BLOCKS_SHOWN else ""
+        yield f"  damaged in the cluster: {damage.path}, block {blocks}{more}"
+    if result.damage:
+        yield "  The backup was kept. Look after the cluster: restore these relations from an earlier backup."
+
+
+_BLOCKS_SHOWN: t.Final = 10
