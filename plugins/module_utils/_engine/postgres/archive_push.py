@@ -41,7 +41,7 @@ class PushResult:
 
 
 def push(repository: Repository, config: RepositoryConfig, source: WalSource) -> PushResult:
-    """Archive a file. On return it is durable in every required location, and in one at least.
+    """Archive a file. On return it is durable in every required location.
 
     Idempotent: an equal object already there is made durable and counts. Nothing is ever overwritten. Memory is
     a few frames, whatever the size of the file.
@@ -162,7 +162,7 @@ class _Push:
     def check(self, config: RepositoryConfig) -> None:
         """Raises the error of a location without which the file does not count as archived."""
         have = self.stored + self.already
-        needed = [name for name in self.failed if config.locations[name].required or not have]
+        needed = [name for name in self.failed if config.locations[name].required]
         if not needed:
             return
         error = self.failed[needed[0]]
