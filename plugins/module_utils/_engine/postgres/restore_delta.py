@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import typing as t
 
-import numpy as np
-import numpy.typing as npt
-
 from ..crypto import suite
 from ..repository import extents as xt
 from .restore_tree import write_at
+
+if t.TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _READ_BYTES: t.Final = 4 << 20
 _ZEROS: t.Final = bytes(1 << 20)
@@ -25,6 +26,8 @@ def differing(descriptor: int, extents: xt.Extents, key: bytes) -> tuple[npt.NDA
     Extents that are to be zero are made so at once. Returns which of the others must be fetched: those whose
     bytes differ, and those whose digest is not known. Second: bytes of zeros that were written.
     """
+    import numpy as np
+
     fetch = np.zeros(len(extents), np.bool_)
     zeroed = 0
     reader = _Reader(descriptor)

@@ -18,8 +18,6 @@ import datetime as dt
 import struct
 import typing as t
 
-import numpy as np
-
 WAL_PAGE_BYTES: t.Final = 8192
 _LONG_HEADER_BYTES, _SHORT_HEADER_BYTES = 40, 24
 _RECORD = struct.Struct("<IIQBBxxI")  # total length, xid, previous record, info, resource manager, CRC
@@ -85,6 +83,8 @@ class WalSearch:
                     yield at - before
                 at = whole.find(wanted, at + 1)
             return
+        import numpy as np
+
         words = np.frombuffer(whole, "<u4", count=len(whole) // 8 * 2).reshape(-1, 2)
         lengths, xids = words[:, 0], words[:, 1]
         likely = (xids == self._xid) & (lengths >= _RECORD.size) & (lengths <= _RECORD_BYTES_MAX)
@@ -134,6 +134,8 @@ class WalSearch:
 
 def without_page_headers(segment: bytes) -> bytes:
     """The records of a segment as one run of bytes: what continues on the next page follows at once."""
+    import numpy as np
+
     pages = np.frombuffer(segment, np.uint8).reshape(-1, WAL_PAGE_BYTES)
     rest = pages[1:, _SHORT_HEADER_BYTES:]
     return pages[0, _LONG_HEADER_BYTES:].tobytes() + rest.tobytes()

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import dataclasses
+import functools
 import threading
 import types
 import typing as t
-
-import numpy as np
 
 from ..errors import DamageError, ObjectMissing
 from ..repository import extents as xt
@@ -26,7 +25,11 @@ from .restore_fetch import PackShelf, cut
 from .restore_tree import Handles, Tree, errors, write_at
 
 if t.TYPE_CHECKING:
+    import numpy as np
+
     from ..events import Reporter
+
+    Rows: t.TypeAlias = xt.Extents
 
 BATCH_EXTENTS: t.Final = 1 << 17
 BATCH_FILES: t.Final = 1 << 14
@@ -34,7 +37,13 @@ _TASK_BYTES: t.Final = 32 << 20
 _WAITING_TASKS: t.Final = 4
 """For each worker: enough to keep it busy, few enough to stop soon."""
 
-ROW: t.Final = np.dtype([("file", "<u4"), ("extent", xt.dtype())])
+
+@functools.cache
+def row_dtype() -> np.dtype[np.void]:
+    """An extent, and the number of its file in the batch."""
+    import numpy as np
+
+    return np.dtype([("file", "<u4"), ("extent", xt.dtype())])
 
 
 @dataclasses.dataclass(slots=True)
@@ -71,7 +80,7 @@ class _Done:
     """Bytes that are as they should be now."""
     counters: Counters = dataclasses.field(default_factory=Counters)
     damaged: list[Damaged] = dataclasses.field(default_factory=list)
-    rows: xt.Extents | None = None
+    rows: Rows | None = None
     """Extents that differ (of a comparison)."""
 
 
@@ -135,6 +144,8 @@ class ContentWriter:
         Damage is collected in ``damaged`` and does not stop anything. Raises LocationError when no location answers,
         RestoreError when the target cannot be written.
         """
+        import numpy as np
+
         jobs, self._batch, self._extents = self._batch, [], 0
         rows = np.concatenate([self._of_new_files(jobs), *self._compare(jobs)])
         extents = rows["extent"]
@@ -147,19 +158,22 @@ class ContentWriter:
             self._reporter.advance(done.settled)
         self._close_handles()
 
-    def _of_new_files(self, jobs: t.Sequence[_Job]) -> xt.Extents:
+    def _of_new_files(self, jobs: t.Sequence[_Job]) -> Rows:
         """Rows of the files that are new: all but zeros, which a new file consists of already."""
+        import numpy as np
+
         new = [(number, job.extents) for number, job in enumerate(jobs) if not job.compare]
         lengths = [len(extents) for _, extents in new]
-        rows = np.zeros(sum(lengths), ROW)
+        rows = np.zeros(sum(lengths), row_dtype())
         if new:
             rows["file"] = np.repeat([number for number, _ in new], lengths)
-            rows["extent"] = np.concatenate([extents for _, extents in new])
+            rows["extent"] = xt.concatenate([extents for _, extents in new])
         zeros = rows["extent"]["pack"] == xt.ZEROS
         self._reporter.advance(int(rows["extent"]["length"][zeros].sum(dtype="u8")))
-        return t.cast(xt.Extents, rows[~zeros])
+        found: Rows = rows[~zeros]
+        return found
 
-    def _compare(self, jobs: t.Sequence[_Job]) -> list[xt.Extents]:
+    def _compare(self, jobs: t.Sequence[_Job]) -> list[Rows]:
         """Rows of existing files that differ from the backup."""
         parts = []
         for number, job in enumerate(jobs):
@@ -175,6 +189,8 @@ class ContentWriter:
 
     def _differing(self, number: int, path: bytes, extents: xt.Extents) -> _Done:
         """Task: compare a run of a file with the backup."""
+        import numpy as np
+
         descriptor = self._my_handles().file(path)
         done = _Done()
         with errors(self._tree.real(path)):
@@ -186,8 +202,10 @@ class ContentWriter:
         done.settled = done.counters.compared - int(lengths[keep].sum())
         return done
 
-    def _write(self, rows: xt.Extents, paths: t.Sequence[bytes]) -> _Done:
+    def _write(self, rows: Rows, paths: t.Sequence[bytes]) -> _Done:
         """Task: fetch and write a run of extents of one pack."""
+        import numpy as np
+
         done = _Done()
         field = int(rows["extent"]["pack"][0])
         frames = rows["extent"]["frame"]
@@ -206,7 +224,7 @@ class ContentWriter:
             self._place(done, frame, part, paths)
         return done
 
-    def _place(self, done: _Done, frame: bytes, rows: xt.Extents, paths: t.Sequence[bytes]) -> None:
+    def _place(self, done: _Done, frame: bytes, rows: Rows, paths: t.Sequence[bytes]) -> None:
         """Write the extents that lie in one frame."""
         handles = self._my_handles()
         name = self._packs.name(int(rows["extent"]["pack"][0]))
@@ -245,8 +263,10 @@ class ContentWriter:
             yield future.result()
 
 
-def _rows(number: int, extents: xt.Extents) -> xt.Extents:
-    rows = np.zeros(len(extents), ROW)
+def _rows(number: int, extents: xt.Extents) -> Rows:
+    import numpy as np
+
+    rows = np.zeros(len(extents), row_dtype())
     rows["file"] = number
     rows["extent"] = extents
     return rows
@@ -254,6 +274,8 @@ def _rows(number: int, extents: xt.Extents) -> xt.Extents:
 
 def _runs(extents: xt.Extents) -> t.Iterator[xt.Extents]:
     """A file's extents, cut where a task becomes too large."""
+    import numpy as np
+
     ends = np.cumsum(extents["length"].astype(np.int64))
     start = 0
     while start < len(extents):
@@ -263,8 +285,10 @@ def _runs(extents: xt.Extents) -> t.Iterator[xt.Extents]:
         start = end
 
 
-def _tasks(rows: xt.Extents) -> t.Iterator[xt.Extents]:
+def _tasks(rows: Rows) -> t.Iterator[Rows]:
     """Rows in the order of packs and frames, cut at packs, and between frames where a task becomes too large."""
+    import numpy as np
+
     if not len(rows):
         return
     extents = rows["extent"]
