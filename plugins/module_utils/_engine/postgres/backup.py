@@ -74,7 +74,7 @@ def take_backup(
     of the same source is running on this host, ClusterError when PostgreSQL does not allow or cannot do it,
     SourceError when its files cannot be read, RepositoryError when they or the WAL cannot be stored.
     """
-    _check_arguments(kind, label)
+    check_arguments(kind, label)
     with locked(config.state_directory, f"source-{cluster.name}", f"a backup of {cluster.name}"):
         repository = Repository.open(config.repository)
         with Connection(cluster.connection, application_name=f"cryobackup backup {cluster.name}") as connection:
@@ -82,7 +82,8 @@ def take_backup(
             return run.run(kind, label, fast_checkpoint=fast_checkpoint)
 
 
-def _check_arguments(kind: str, label: str) -> None:
+def check_arguments(kind: str, label: str) -> None:
+    """Raises ConfigError for what no backup can be asked for."""
     if kind not in model.PHYSICAL:
         raise ConfigError(f"{kind!r} is no kind of physical backup", hint="Use full or incremental.", id="usage")
     if len(label) > LABEL_CHARACTERS or not label.isprintable():
@@ -114,8 +115,8 @@ class _Run:
         began = time.monotonic()
         started_at = self._clock()
         facts = examine(self._connection, self._cluster.data_directory)
-        self._warn_of(facts)
-        state = _state(facts, started_at)
+        warn_of(self._repository, facts, self._connection, self._reporter)
+        state = cluster_state(facts, started_at)
         choice = self._choose_parent(kind, state)
         with BackupSession(
             self._repository,
@@ -134,18 +135,6 @@ class _Run:
             )
             commit = session.commit(header)
         return self._result(kind, header, commit, time.monotonic() - began)
-
-    def _warn_of(self, facts: Facts) -> None:
-        for name, error in self._repository.lost.items():
-            self._reporter.warn(f"location {name} does not take part: {error.message}")
-        if facts.major > NEWEST_TESTED_MAJOR:
-            self._reporter.warn(f"PostgreSQL {facts.major} is newer than what this version was tested with")
-        failing = self._connection.query(
-            "SELECT last_failed_wal FROM pg_stat_archiver"
-            " WHERE last_failed_time > coalesce(last_archived_time, '-infinity')"
-        )
-        if failing:
-            self._reporter.warn(f"PostgreSQL fails to archive WAL, last {failing[0][0]}: the backup waits for it")
 
     def _choose_parent(self, kind: str, state: ClusterState) -> Choice:
         if kind == model.FULL:
@@ -245,9 +234,6 @@ class _Run:
         return f"PostgreSQL failed {failed} times to archive WAL, last {wal} at {when}. {last}"
 
     def _result(self, kind: str, header: BackupHeader, commit: CommitResult, seconds: float) -> BackupResult:
-        info = header.postgres
-        if info is None:
-            raise ValueError("a physical backup has a header without PostgreSQL in it")
         locations: dict[str, CryoError | None] = {
             name: None if name in commit.locations else commit.lost.get(name)
             for name in self._config.repository.locations
@@ -255,36 +241,25 @@ class _Run:
         for name, error in commit.lost.items():
             if name not in self._repository.lost:
                 self._reporter.warn(f"location {name} does not have the backup: {error.message}")
-        return BackupResult(
-            backup_id=header.backup_id,
-            source=header.source,
-            requested=kind,
-            type=header.kind,
-            parent=header.parent,
-            backup_status=header.status,
-            label=header.label,
-            started_at=dt.datetime.fromisoformat(header.started_at),
-            finished_at=dt.datetime.fromisoformat(header.finished_at),
-            seconds=seconds,
-            system_identifier=info.system_identifier,
-            postgres_version=info.version,
-            timeline=info.timeline,
-            start_lsn=info.start_lsn,
-            stop_lsn=info.stop_lsn,
-            wal_start=info.wal_start,
-            wal_stop=info.wal_stop,
-            bytes_source=header.totals.bytes_source,
-            bytes_read=header.totals.bytes_read,
-            bytes_stored=header.totals.bytes_stored,
-            files=header.totals.files,
-            entries=header.totals.entries,
-            locations=locations,
-            change_detection=header.change_detection,
-            damage=tuple(header.damage),
-        )
+        return BackupResult.of(header, requested=kind, locations=locations, seconds=seconds)
 
 
-def _state(facts: Facts, now: dt.datetime) -> ClusterState:
+def warn_of(repository: Repository, facts: Facts, connection: Connection, reporter: Reporter) -> None:
+    """Tell what does not stop a backup, and makes it worth less or slow."""
+    for name, error in repository.lost.items():
+        reporter.warn(f"location {name} does not take part: {error.message}")
+    if facts.major > NEWEST_TESTED_MAJOR:
+        reporter.warn(f"PostgreSQL {facts.major} is newer than what this version was tested with")
+    failing = connection.query(
+        "SELECT last_failed_wal FROM pg_stat_archiver"
+        " WHERE last_failed_time > coalesce(last_archived_time, '-infinity')"
+    )
+    if failing:
+        reporter.warn(f"PostgreSQL fails to archive WAL, last {failing[0][0]}: the backup waits for it")
+
+
+def cluster_state(facts: Facts, now: dt.datetime) -> ClusterState:
+    """What the choice of a parent depends on."""
     control = facts.control
     return ClusterState(
         system_identifier=str(facts.system_identifier),

@@ -16,7 +16,7 @@ if t.TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..errors import CryoError
-    from ..repository.model import Damage
+    from ..repository.model import BackupHeader, Damage
 
 DEGRADED: t.Final = "degraded"
 
@@ -54,6 +54,47 @@ class BackupResult:
     """Every configured location: None where the backup is, else why it is not there."""
     change_detection: Mapping[str, t.Any]
     damage: tuple[Damage, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        header: BackupHeader,
+        *,
+        requested: str,
+        locations: Mapping[str, CryoError | None],
+        seconds: float,
+    ) -> BackupResult:
+        """What the manifest says, and what only those know who made it or looked for it."""
+        info = header.postgres
+        if info is None:
+            raise ValueError("a physical backup has a header without PostgreSQL in it")
+        return cls(
+            backup_id=header.backup_id,
+            source=header.source,
+            requested=requested,
+            type=header.kind,
+            parent=header.parent,
+            backup_status=header.status,
+            label=header.label,
+            started_at=dt.datetime.fromisoformat(header.started_at),
+            finished_at=dt.datetime.fromisoformat(header.finished_at),
+            seconds=seconds,
+            system_identifier=info.system_identifier,
+            postgres_version=info.version,
+            timeline=info.timeline,
+            start_lsn=info.start_lsn,
+            stop_lsn=info.stop_lsn,
+            wal_start=info.wal_start,
+            wal_stop=info.wal_stop,
+            bytes_source=header.totals.bytes_source,
+            bytes_read=header.totals.bytes_read,
+            bytes_stored=header.totals.bytes_stored,
+            files=header.totals.files,
+            entries=header.totals.entries,
+            locations=locations,
+            change_detection=header.change_detection,
+            damage=tuple(header.damage),
+        )
 
     @property
     def status(self) -> str:
