@@ -75,6 +75,8 @@ class WalLab:
             },
             "state_directory": str(self.state),
         }
+        self.cluster: Cluster | None = None
+        """For tests that share one."""
         self.write_config()
         if init:
             self.run("init", check=True)

@@ -22,6 +22,8 @@ if t.TYPE_CHECKING:
 
 _SHORTEST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 1.0
+_OPTIONAL_GRACE_SECONDS = 10.0
+"""How much longer to wait for optional locations: what they lack by then they get when they are healed."""
 _NAMES_IN_MESSAGE = 3
 
 
@@ -49,15 +51,21 @@ def wait_for_wal(
 ) -> WalWait:
     """Wait until every one of ``segments`` is in every one of ``locations``, at most ``timeout`` seconds.
 
-    With ``keys`` the header of each object is authenticated, too. At the time-out, optional locations may lack
-    something: the result says which and what. Raises WalNotArchived when a required one does, or, where none is
-    required, all of them do; ``explain`` then gives the hint, for instance ``archiver_report``.
+    With ``keys`` the header of each object is authenticated, too. Optional locations may lack something in the end,
+    at the time-out or 10 seconds after the required ones have everything: the result says which and what.
+
+    Raises WalNotArchived when a required one does, or, where none is required, all of them do; ``explain`` then
+    gives the hint, for instance ``archiver_report``.
     """
     wait = _Wait(locations, system_identifier, tuple(segments), keys)
     began = time.monotonic()
+    complete_at: float | None = None
     pause = _SHORTEST_PAUSE_SECONDS
     while not wait.complete():
         left = began + timeout - time.monotonic()
+        if wait.required_complete():
+            complete_at = complete_at or time.monotonic()
+            left = min(left, complete_at + _OPTIONAL_GRACE_SECONDS - time.monotonic())
         if left <= 0:
             break
         time.sleep(min(pause, left))
@@ -96,6 +104,11 @@ class _Wait:
             except (RepositoryError, KeyFileError) as error:
                 self.failed[location.name] = error
         return not any(self.missing.values())
+
+    def required_complete(self) -> bool:
+        """True when there are required locations, and they lack nothing."""
+        required = [location.name for location in self._locations if location.required]
+        return bool(required) and not any(self.missing[name] for name in required)
 
     def _look(self, location: Location) -> None:
         segments = self.missing[location.name]

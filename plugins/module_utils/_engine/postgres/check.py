@@ -150,10 +150,10 @@ class _ClusterCheck:
             step = "connection"
             with Connection(self._cluster.connection, application_name="cryobackup check") as connection:
                 self._version(connection)
-                step = "same server"
-                self._same_server(connection, control)
                 step = "privileges"
                 self._privileges(connection)
+                step = "same server"
+                self._same_server(connection, control)
                 step = "settings"
                 self._settings(connection)
                 step = "archiving"
