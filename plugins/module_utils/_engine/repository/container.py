@@ -12,7 +12,7 @@ import typing as t
 
 from ..crypto import suite
 from ..crypto.keys import KeyRing
-from ..errors import DamageError, RepositoryError
+from ..errors import DamageError, KeyFileError, RepositoryError
 from ..storage.base import Buffer
 
 MAGIC = b"\x89CRYOBK\n"
@@ -246,7 +246,7 @@ class ObjectDecoder:
                 hint="Use the keys of that repository. Nothing was changed.",
                 id="foreign-repository",
             )
-        if not suite.equal(suite.keyed_digest(keys.header_key(self.header.epoch), prefix), self._tag):
+        if not suite.equal(suite.keyed_digest(self._header_key(), prefix), self._tag):
             raise _damaged(name, "its header is not what was written, or the catalog key is another one")
         if self.header.name != name:
             raise _damaged(name, f"it is the object {self.header.name} under a wrong name")
@@ -263,6 +263,17 @@ class ObjectDecoder:
             return msgspec.msgpack.decode(packed, type=Header)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _damaged(self.name, "its header is not readable") from error
+
+    def _header_key(self) -> bytes:
+        try:
+            return self._keys.header_key(self.header.epoch)
+        except KeyFileError as error:
+            # Not authenticated yet: one flipped bit must not pass for a lack of keys and stop everything.
+            raise RepositoryError(
+                f"object {self.name} says that it is of epoch {self.header.epoch}, of which there is no key",
+                hint=f"Either its header is damaged, or: {error.hint}",
+                id="unknown-epoch",
+            ) from error
 
     @property
     def _cipher(self) -> suite.FrameCipher:

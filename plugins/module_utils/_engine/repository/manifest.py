@@ -14,7 +14,7 @@ from ..storage.base import Location
 from ..storage.fanout import Fanout
 from . import container, names
 from .model import BackupHeader, Entry
-from .packs import ObjectSource, first_good
+from .packs import FrameReader, ObjectSource, first_good
 
 _FRAME_BYTES = 1 << 20
 _COPY_BYTES = 1 << 20
@@ -81,18 +81,24 @@ class ManifestWriter:
 
 
 class Manifest:
-    """One manifest, read from one location. Construction reads the header only."""
+    """One manifest, read from one location. Construction reads the header only.
 
-    def __init__(self, keys: KeyRing, location: Location, source: str, backup_id: str) -> None:
+    ``others``: locations that are asked for entries which are damaged in this one.
+    """
+
+    def __init__(
+        self, keys: KeyRing, location: Location, source: str, backup_id: str, *, others: t.Sequence[Location] = ()
+    ) -> None:
         import msgspec
 
         self.name = names.manifest(source, backup_id)
         self.location = location
-        self._decoder = container.ObjectDecoder(keys, container.MANIFEST, self.name, ObjectSource(location, self.name))
+        self._frames = FrameReader(
+            (location, *others), keys, self.name, kind=container.MANIFEST, frame_kind=container.MANIFEST_ENTRIES
+        )
+        decoder = container.ObjectDecoder(keys, container.MANIFEST, self.name, ObjectSource(location, self.name))
         try:
-            self.header = msgspec.msgpack.decode(
-                self._decoder.first_frame(container.MANIFEST_HEADER), type=BackupHeader
-            )
+            self.header = msgspec.msgpack.decode(decoder.first_frame(container.MANIFEST_HEADER), type=BackupHeader)
         except msgspec.DecodeError as error:
             raise DamageError(f"object {self.name}: its header is not readable: {error}") from error
         if (self.header.source, self.header.backup_id) != (source, backup_id):
@@ -102,12 +108,11 @@ class Manifest:
         """All entries in their order. Raises DamageError, also at the end when some are missing."""
         import msgspec
 
-        table = self._decoder.table()
         decoder = msgspec.msgpack.Decoder(list[Entry])
         count = 0
-        for number, row in enumerate(table[1:], 1):
+        for number in range(1, self._frames.frames):
             try:
-                entries = decoder.decode(self._decoder.frame(row, number, container.MANIFEST_ENTRIES))
+                entries = decoder.decode(self._frames.frame(number))
             except msgspec.DecodeError as error:
                 raise DamageError(f"object {self.name}: its entries are not readable: {error}") from error
             for entry in entries:
@@ -119,11 +124,13 @@ class Manifest:
 
 
 def open_manifest(keys: KeyRing, locations: t.Sequence[Location], source: str, backup_id: str) -> Manifest:
-    """From the first location that has it undamaged."""
+    """From the first location that has it undamaged, entry by entry."""
     return first_good(
         locations,
         names.manifest(source, backup_id),
-        lambda location: Manifest(keys, location, source, backup_id),
+        lambda location: Manifest(
+            keys, location, source, backup_id, others=[other for other in locations if other is not location]
+        ),
     )
 
 

@@ -164,26 +164,31 @@ T = t.TypeVar("T")
 def first_good(locations: t.Sequence[Location], what: str, action: t.Callable[[Location], T]) -> T:
     """The result of ``action`` with the first location where it works.
 
-    Raises the first error when it works nowhere: damage before absence, absence before outage.
+    Raises the first error when it works nowhere: damage before absence, absence before outage. What looks like
+    another version, epoch or repository may be damage to the byte that says so: another location is asked then, too.
     """
     errors: list[RepositoryError] = []
     for location in locations:
         try:
             return action(location)
-        except (DamageError, LocationError, ObjectMissing) as error:
+        except RepositoryError as error:
             errors.append(error)
     if not errors:
         raise RepositoryError(f"no location holds {what}")
-    raise min(errors, key=lambda error: (not isinstance(error, DamageError), not isinstance(error, ObjectMissing)))
+    raise min(errors, key=lambda error: isinstance(error, ObjectMissing) + 2 * isinstance(error, LocationError))
 
 
-class PackReader:
-    """Frames of one pack, from the first location that has them undamaged. Thread-safe."""
+class FrameReader:
+    """Frames of one object, each from the first location that has it undamaged. Thread-safe."""
 
-    def __init__(self, locations: t.Sequence[Location], keys: KeyRing, name: str) -> None:
+    def __init__(
+        self, locations: t.Sequence[Location], keys: KeyRing, name: str, *, kind: int, frame_kind: int
+    ) -> None:
         self.name = name
         self._locations = list(locations)
         self._keys = keys
+        self._kind = kind
+        self._frame_kind = frame_kind
         self._opened: dict[str, tuple[container.ObjectDecoder, list[container.FrameInfo]]] = {}
         self._lock = threading.Lock()
 
@@ -195,13 +200,13 @@ class PackReader:
         decoder, table = self._open(location)
         if number >= len(table):
             raise DamageError(f"object {self.name} has no frame {number}, which a manifest refers to")
-        return decoder.frame(table[number], number, container.DATA)
+        return decoder.frame(table[number], number, self._frame_kind)
 
     def _open(self, location: Location) -> tuple[container.ObjectDecoder, list[container.FrameInfo]]:
         with self._lock:
             opened = self._opened.get(location.name)
         if opened is None:
-            decoder = container.ObjectDecoder(self._keys, container.PACK, self.name, ObjectSource(location, self.name))
+            decoder = container.ObjectDecoder(self._keys, self._kind, self.name, ObjectSource(location, self.name))
             opened = decoder, decoder.table()
             with self._lock:
                 self._opened[location.name] = opened
@@ -210,3 +215,10 @@ class PackReader:
     @property
     def frames(self) -> int:
         return first_good(self._locations, self.name, lambda location: len(self._open(location)[1]))
+
+
+class PackReader(FrameReader):
+    """Frames of one pack."""
+
+    def __init__(self, locations: t.Sequence[Location], keys: KeyRing, name: str) -> None:
+        super().__init__(locations, keys, name, kind=container.PACK, frame_kind=container.DATA)
