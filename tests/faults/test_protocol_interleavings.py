@@ -74,20 +74,39 @@ STEPS = {
     "begins-and-writes": (CHILD_OF_OLDEST, WRITE),
     "is-made-whole": (CHILD_OF_OLDEST, WRITE, COMMIT),
 }
+PRUNES = {"at-once": ((), PRUNE_NOW), "marking": ((), MARK), "finishing-a-mark": ((MARK,), FINISH)}
 
 
 @pytest.mark.parametrize("meanwhile", STEPS.values(), ids=STEPS.keys())
-@pytest.mark.parametrize("prune", [PRUNE_NOW, FINISH], ids=["at-once", "two-phases"])
+@pytest.mark.parametrize(("before", "prune"), PRUNES.values(), ids=PRUNES.keys())
 @pytest.mark.parametrize("call", range(1, CALLS))
 def test_a_backup_comes_in_the_middle_of_a_prune(
-    protocol: Protocol, prune: Happening, call: int, meanwhile: tuple[Happening, ...]
+    protocol: Protocol,
+    call: int,
+    before: tuple[Happening, ...],
+    prune: Happening,
+    meanwhile: tuple[Happening, ...],
 ) -> None:
-    protocol.do(MARK, CALM)
+    for step in before:
+        protocol.do(step, CALM)
     protocol.do(prune, Trouble(pause=call, meanwhile=meanwhile))
     check(protocol)
-    for step in (WRITE, COMMIT, PRUNE_NOW):
+    for step in (WRITE, COMMIT, FINISH, PRUNE_NOW):
         protocol.do(step, CALM)
         check(protocol)
+
+
+@pytest.mark.parametrize("prune", [SLEEP_AND_PRUNE, happening("prune", hours=24 * 8)], ids=["at-once", "marking"])
+@pytest.mark.parametrize("call", range(1, CALLS))
+def test_a_backup_wakes_up_in_the_middle_of_the_prune_that_took_it_for_dead(
+    protocol: Protocol, call: int, prune: Happening
+) -> None:
+    protocol.do(CHILD_OF_OLDEST, CALM)
+    protocol.do(WRITE, CALM)
+    protocol.do(prune, Trouble(pause=call, meanwhile=(COMMIT,)))
+    check(protocol)
+    protocol.do(FINISH, CALM)
+    check(protocol)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

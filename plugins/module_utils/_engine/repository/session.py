@@ -169,7 +169,7 @@ class BackupSession:
         header.foreign = self._foreign.rows(self._live)
         header.totals.entries = self._manifest.entries
         header.totals.bytes_stored = header.stored_bytes_own
-        self.fanout.each(lambda location: self._still_safe(location, header))
+        self.fanout.each(self._still_safe)
         size = self._manifest.write(self.fanout, header)
         self.fanout.each(lambda location: self._look_again(location, header))
         return CommitResult(
@@ -178,16 +178,14 @@ class BackupSession:
             size,
         )
 
-    def _still_safe(self, location: Location, header: BackupHeader) -> None:
-        """Raises LocationError when something may have been deleted under this backup."""
-        unsafe = None
+    def _still_safe(self, location: Location) -> None:
+        """Raises LocationError when the lease was retired: then something may have been deleted under us.
+
+        As long as the lease is there, every prune keeps what it holds, also what a mark names already.
+        """
         if location.stat(self._lease_name) is None:
-            unsafe = "its lease was retired while it ran"
-        elif any(mark_hits(mark, header) for _info, mark in read_marks(self.repository.keys, location)):
-            unsafe = "what it refers to is about to be deleted"
-        if unsafe:
             raise LocationError(
-                f"location {location.name!r}: backup {self.backup_id} is not safe: {unsafe}",
+                f"location {location.name!r}: the lease of backup {self.backup_id} was retired while it ran",
                 hint="Earlier backups are untouched. Run the backup again.",
                 id="backup-overtaken",
             )
@@ -195,7 +193,7 @@ class BackupSession:
     def _look_again(self, location: Location, header: BackupHeader) -> None:
         """Step 8: after the commit. A backup that is not complete is taken back."""
         try:
-            self._still_safe(location, header)
+            self._still_safe(location)
             self._packs_are_there(location, header)
         except LocationError:
             location.delete(names.manifest(self.source, self.backup_id))
