@@ -15,7 +15,7 @@ import typing as t
 
 from . import retention
 from .config import Config
-from .errors import CryoError, LocationError, RefusedError, RepositoryError
+from .errors import EXIT_DONE, EXIT_PARTIAL, CryoError, LocationError, RefusedError, RepositoryError
 from .events import Reporter
 from .locks import locked
 from .postgres.lsn import parse_lsn
@@ -37,6 +37,10 @@ class PruneResult:
     @property
     def complete(self) -> bool:
         return not self.errors
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_DONE if self.complete else EXIT_PARTIAL
 
     @property
     def changed(self) -> bool:
@@ -92,10 +96,7 @@ def prune_repository(
     required = {location.name for location in repository.locations if location.required}
     plan = retention.plan((candidate(backup, required) for backup in catalog.backups), policy, now)
     if plan.brake and not yes and not dry_run:
-        raise RefusedError(
-            f"the plan needs an explicit yes: {plan.brake}",
-            hint="Nothing was deleted. Look at `cryobackup prune --dry-run`; if it is what you want, add --yes.",
-        )
+        raise refusal(plan)
     errors: dict[str, CryoError] = dict(repository.lost)
     wish = _wish(plan, catalog, reporter)
     done: dict[str, Collected] = {}
@@ -112,6 +113,15 @@ def prune_repository(
         except (LocationError, RepositoryError) as error:
             errors[location.name] = error
     return PruneResult(plan, dry_run, done, errors)
+
+
+def refusal(plan: retention.Plan) -> RefusedError:
+    """What a plan that pulls the brake ends with, unless it is confirmed."""
+    return RefusedError(
+        f"the plan needs an explicit yes: {plan.brake}",
+        hint="Nothing was deleted. Look at the plan first (`cryobackup prune --dry-run`, or a task in check mode with "
+        "diff); if it is what you want, confirm it (--yes, or `confirm: true`).",
+    )
 
 
 def _wish(plan: retention.Plan, catalog: Catalog, reporter: Reporter) -> Wish:

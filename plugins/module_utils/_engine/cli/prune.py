@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, context: Context) -> Outcome:
     from .. import prune, retention
-    from ..errors import EXIT_DONE, EXIT_PARTIAL
 
     grace = None if args.grace is None else retention.parse_grace(args.grace)
     result = prune.prune(
@@ -39,8 +38,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
         reporter=context.reporter,
         grace=grace,
     )
-    exit_code = EXIT_DONE if result.complete else EXIT_PARTIAL
-    return Outcome(result.as_dict(), exit_code, lambda: "\n".join(_lines(result)))
+    return Outcome(result.as_dict(), result.exit_code, lambda: "\n".join(_lines(result)))
 
 
 def _lines(result: PruneResult) -> t.Iterator[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -22,11 +23,13 @@ _PROGRAM = "cryobackup"
 def this_command() -> list[str]:
     """The argument vector that starts the command line of this engine, with an absolute path.
 
-    The running program if it is that, or else the one that is installed. Raises ConfigError when there is none.
+    The running program if it is that; else the one that is installed: beside the interpreter, which is where an
+    Ansible module finds it, or on the path. Raises ConfigError when there is none.
     """
-    running = Path(sys.argv[0])
-    if running.name == _PROGRAM and running.is_file():
-        return [str(running.absolute())]
+    beside = Path(sys.executable).with_name(_PROGRAM)
+    for program in (Path(sys.argv[0]), beside):
+        if program.name == _PROGRAM and os.access(program, os.X_OK) and program.is_file():
+            return [str(program.absolute())]
     installed = shutil.which(_PROGRAM)
     if installed is not None:
         return [str(Path(installed).absolute())]
