@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing as t
+from collections import deque
 
 from ..errors import CryoError, KeyFileError, LocationError, ObjectConflict, RepositoryError, SourceError
 from ..repository import container, names
@@ -14,12 +16,16 @@ from ..storage.fanout import Fanout
 from .archive_object import StoredWal, look_at_wal
 
 if t.TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from ..config import RepositoryConfig
     from ..repository.repository import Repository
     from ..storage.base import Location
     from .archive_source import WalSource
 
 FRAME_BYTES = 2 << 20
+_THREADS = 2
+"""More would take the processors from the database."""
 _ATTEMPTS = 3
 """How often to look again after somebody else created the object between the look and the commit."""
 
@@ -142,10 +148,8 @@ class _Push:
         writer = fanout.create(self._key)
         try:
             writer.write(encoder.start)
-            for offset in range(0, source.size, FRAME_BYTES):
-                data = source.read(offset, FRAME_BYTES)
-                digest.update(data)
-                writer.write(encoder.frame(container.DATA, data))
+            for frame in _frames(encoder, self._chunks(digest.update)):
+                writer.write(frame)
             writer.write(encoder.finish())
             # The digest in the header was taken in an earlier pass.
             if digest.digest() != self._digest:
@@ -158,6 +162,12 @@ class _Push:
             writer.commit()
         finally:
             writer.abort()
+
+    def _chunks(self, look: Callable[[bytes], object]) -> Iterator[bytes]:
+        for offset in range(0, self._source.size, FRAME_BYTES):
+            data = self._source.read(offset, FRAME_BYTES)
+            look(data)
+            yield data
 
     def check(self, config: RepositoryConfig) -> None:
         """Raises the error of a location without which the file does not count as archived."""
@@ -173,3 +183,28 @@ class _Push:
             hint=f"PostgreSQL keeps the file and tries again.{where} {error.hint}".strip(),
             id=error.id,
         )
+
+
+def _frames(encoder: container.ObjectEncoder, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks as frames, in order, each compressed and encrypted by one of a few threads.
+
+    PostgreSQL archives one file after the other: the time one takes is what limits how fast WAL can be written.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    threads = min(_THREADS, len(os.sched_getaffinity(0)))
+    waiting: deque[tuple[Future[bytes], int]] = deque()
+
+    def next_frame() -> bytes:
+        future, plain = waiting.popleft()
+        frame = future.result()
+        encoder.place(len(frame), plain)
+        return frame
+
+    with ThreadPoolExecutor(threads) as pool:
+        for number, data in enumerate(chunks):
+            waiting.append((pool.submit(encoder.seal_frame, container.DATA, number, data), len(data)))
+            if len(waiting) > threads:
+                yield next_frame()
+        while waiting:
+            yield next_frame()
