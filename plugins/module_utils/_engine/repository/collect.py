@@ -15,7 +15,7 @@ import datetime as dt
 import functools
 import typing as t
 
-from ..errors import RepositoryError
+from ..errors import LocationError, ObjectMissing, RepositoryError
 from ..storage.base import Location, ObjectInfo, put
 from . import container, names
 from .lease import is_dead, read_leases, read_marks
@@ -167,8 +167,9 @@ class Collector:
         manifests: dict[tuple[str, str], BackupHeader] = {}
         for info in self._location.list("manifests/"):
             key = names.parse_source_object(info.key, "manifests")
-            if key is not None:
-                manifests[key] = self._header(*key)
+            header = None if key is None else self._header(*key)
+            if key is not None and header is not None:
+                manifests[key] = header
         return _Look(packs, leases, manifests)
 
     def _living_leases(self) -> list[Lease]:
@@ -181,10 +182,17 @@ class Collector:
                 self._location.delete(info.key)
         return living
 
-    def _header(self, source: str, backup_id: str) -> BackupHeader:
-        """From here, or from another location when it is damaged here: they are the same bytes."""
+    def _header(self, source: str, backup_id: str) -> BackupHeader | None:
+        """From here, or from another location when it is damaged here: they are the same bytes.
+
+        None when it is gone: another prune deleted it since it was listed.
+        """
         try:
             return Manifest(self._keys, self._location, source, backup_id).header
+        except ObjectMissing:
+            return None
+        except LocationError:
+            raise
         except RepositoryError:
             others = [place for place in self._repository.locations if place is not self._location]
             try:
