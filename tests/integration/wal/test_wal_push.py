@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -325,6 +326,44 @@ def test_kill_9_at_any_instant_leaves_nothing_wrong(archive: WalLab, finished: F
         assert archive.push(finished.data_dir, name).returncode == 0
         assert content(archive, finished.system_identifier, name) == finished.path(name).read_bytes()
     assert killed
+
+
+@pytest.mark.parametrize("call", ["fsync", "linkat", "fchmod"])
+def test_no_failed_system_call_passes_for_success(archive: WalLab, finished: FinishedWal, call: str) -> None:
+    """Each call that makes the object durable fails once, in turn."""
+    name = finished.segments[0]
+    command = [archive.runtime, "--config", archive.config_path, "wal-push", f"pg_wal/{name}"]
+    target = archive.object(finished.system_identifier, name)
+    log = archive.directory / "strace.log"
+    for number in itertools.count(1):
+        target.unlink(missing_ok=True)
+        inject = f"inject={call}:error=EIO:when={number}"
+        traced = ["strace", "-f", "-qq", "-o", log, "-e", f"trace={call}", "-e", inject]
+        words = [*traced, *archive.workspace.account.argv(command)]
+        code = archive.workspace.run(words, as_server=False, check=False, cwd=finished.data_dir).returncode
+        if "(INJECTED)" not in log.read_text():
+            assert (code, number > 1) == (0, True)
+            return
+        assert code == 1
+        # It may have its name by then: pushed again, it is made durable.
+        assert archive.push(finished.data_dir, name).returncode == 0
+        assert content(archive, finished.system_identifier, name) == finished.path(name).read_bytes()
+
+
+def test_what_another_writer_left_is_synced_before_it_counts(archive: WalLab, finished: FinishedWal) -> None:
+    """A writer that is killed between link and fsync leaves a name that a loss of power may take away."""
+    name = finished.segments[0]
+    archive.push(finished.data_dir, name)
+    log = archive.directory / "strace.log"
+    command = [archive.runtime, "--config", archive.config_path, "wal-push", f"pg_wal/{name}"]
+    words = ["strace", "-f", "-qq", "-y", "-o", log, "-e", "trace=fsync", *archive.workspace.account.argv(command)]
+    assert archive.workspace.run(words, as_server=False, cwd=finished.data_dir).returncode == 0
+    synced = log.read_text()
+    folder = archive.object(finished.system_identifier, name).parent
+    for directory in (folder, *folder.parents):
+        assert f"<{directory}>)" in synced
+        if directory == archive.paths["local"]:
+            break
 
 
 def test_a_signal_ends_it_with_a_code_that_lets_the_archiver_live(archive: WalLab, finished: FinishedWal) -> None:

@@ -131,9 +131,10 @@ class _Push:
         fanout = Fanout(locations)
         try:
             self._encode(fanout)
-        except LocationError:
-            # None of them took it, which the fan-out has on record for each.
-            pass
+        except LocationError as error:
+            lost = fanout.lost
+            self.failed.update({location.name: lost.get(location.name, error) for location in locations})
+            return
         self.failed.update(fanout.lost)
         self.stored.extend(location.name for location in fanout.healthy)
 
