@@ -18,6 +18,7 @@ from ..repository.model import PHYSICAL
 from ..repository.repository import Repository
 from .archive_commands import restore_command, this_command
 from .archive_index import WalIndex
+from .lsn import format_lsn
 from .recovery import CURRENT_TIMELINE, NAME, XID, Recovery
 from .restore_archive import Outlook, first_segment, load_branches, look_ahead
 from .restore_branches import Branches
@@ -59,9 +60,10 @@ def restore_cluster(
     """
     request.check()
     begun = clock()
-    reporter.phase("plan")
+    told = _Telling(reporter)
+    told.phase("plan")
     repository = Repository.open(config.repository, need_identity=True)
-    plan = _plan(repository, source, request, begun, reporter)
+    plan = _plan(repository, source, request, begun, told)
     backup = plan.choice.backup
     in_place = _is_in_place(config, source, request.target)
     prepared = prepare(
@@ -76,7 +78,7 @@ def restore_cluster(
     )
     archiving = request.archiving == "preserve" or (request.archiving == "auto" and in_place)
     if archiving and not in_place:
-        reporter.warn(
+        told.warn(
             f"the restored cluster will archive as its source did, although {request.target} is not the source's "
             "data directory: two clusters must not archive under one system identifier"
         )
@@ -85,17 +87,15 @@ def restore_cluster(
     if not request.dry_run:
         keeper = _keeper(plan, prepared) if in_place else None
         workers = request.workers or _workers(config, source)
-        with holding(repository, backup, clock(), reporter):
-            done = build(
-                prepared, recovery, workers=workers, durable=True, reporter=reporter, now=clock(), keeper=keeper
-            )
+        with holding(repository, backup, clock(), told):
+            done = build(prepared, recovery, workers=workers, durable=True, reporter=told, now=clock(), keeper=keeper)
         _fill(result, done)
         if done.kept_wal:
-            reporter.note(f"{len(done.kept_wal)} files of pg_wal that were never archived stay for recovery to use")
+            told.note(f"{len(done.kept_wal)} files of pg_wal that were never archived stay for recovery to use")
         if request.start:
-            start(result, request, prepared, _programs(config, source, request), reporter)
+            start(result, request, prepared, _programs(config, source, request), told)
     result.next_steps = next_steps(result, prepared, in_place=in_place)
-    result.warnings = [*plan.warnings]
+    result.warnings = list(told.warnings)
     result.seconds = round((clock() - begun).total_seconds(), 3)
     return result
 
@@ -159,8 +159,6 @@ class _Plan:
     index: WalIndex
     found: Found | None
     outlook: Outlook
-    warnings: tuple[str, ...]
-    """All of them were told to the reporter already."""
 
 
 def _plan(repository: Repository, source: str, request: RestoreRequest, now: dt.datetime, reporter: Reporter) -> _Plan:
@@ -184,7 +182,7 @@ def _plan(repository: Repository, source: str, request: RestoreRequest, now: dt.
     outlook = look_ahead(index, choice, wish, now)
     for text in (*choice.warnings, *outlook.warnings):
         told.warn(text)
-    return _Plan(choice, index, found, outlook, tuple(told.warnings))
+    return _Plan(choice, index, found, outlook)
 
 
 class _Telling(Silent):
@@ -245,7 +243,7 @@ def _locate(
     told.phase("search")
     on_way = [backup for backup in backups if leads_to(backup, history)]
     found = Locator(repository, index, history, branches.segment_size, told).locate(request.goal, on_way)
-    told.note(f"{request.goal} is a {found.what} of {found.time.isoformat()}")
+    told.note(f"{request.goal}: {found.what} of {found.time.isoformat()}, {format_lsn(found.lsn)}")
     return found
 
 
@@ -318,8 +316,6 @@ def _result(request: RestoreRequest, plan: _Plan, prepared: Prepared, *, archivi
         "action": request.action,
     }
     if plan.found is not None:
-        from .lsn import format_lsn
-
         recovery |= {"lsn": format_lsn(plan.found.lsn), "time": plan.found.time.isoformat()}
     return RestoreResult(
         status="partial" if plan.outlook.partial else "ok",

@@ -63,7 +63,11 @@ def next_steps(result: RestoreResult, prepared: Prepared, *, in_place: bool) -> 
     if result.recovery["action"] == "pause":
         steps.append("Look at the data while recovery is paused; SELECT pg_wal_replay_resume() then promotes it.")
     if result.recovery["action"] == "shutdown":
-        steps.append("The server shuts down at the goal; remove recovery.signal to start it as it is then.")
+        # Without recovery.signal it would go on with all WAL that lies in pg_wal, past the goal.
+        steps.append(
+            f"The server shuts down at the goal. To open it there set recovery_target_action = 'promote' in "
+            f"{result.target}/{AUTO_CONF}, leave recovery.signal, and start it again."
+        )
     if result.archiving == OFF:
         steps.append(
             f"archive_mode is off in {result.target}/{AUTO_CONF}, so that this copy never archives into the archive of "

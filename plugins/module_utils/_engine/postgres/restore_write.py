@@ -14,6 +14,7 @@ from __future__ import annotations
 import concurrent.futures as cf
 import dataclasses
 import functools
+import os
 import threading
 import types
 import typing as t
@@ -150,8 +151,7 @@ class ContentWriter:
         rows = np.concatenate([self._of_new_files(jobs), *self._compare(jobs)])
         extents = rows["extent"]
         order = np.lexsort((extents["frame_offset"], extents["frame"], extents["pack"]))
-        paths = [job.path for job in jobs]
-        for done in self._run(self._write, ((part, paths) for part in _tasks(rows[order]))):
+        for done in self._run(self._write, ((part, jobs) for part in _tasks(rows[order]))):
             self.counters.add(done.counters)
             for damaged in done.damaged:
                 self.damaged.setdefault(damaged.path, damaged)
@@ -202,7 +202,7 @@ class ContentWriter:
         done.settled = done.counters.compared - int(lengths[keep].sum())
         return done
 
-    def _write(self, rows: Rows, paths: t.Sequence[bytes]) -> _Done:
+    def _write(self, rows: Rows, jobs: t.Sequence[_Job]) -> _Done:
         """Task: fetch and write a run of extents of one pack."""
         import numpy as np
 
@@ -217,20 +217,20 @@ class ContentWriter:
             try:
                 frame = self._packs.reader(field).frame(int(frames[start]))
             except (DamageError, ObjectMissing) as error:
-                done.damaged += [Damaged(paths[number], error.message) for number in set(part["file"].tolist())]
+                done.damaged += [Damaged(jobs[number].path, error.message) for number in set(part["file"].tolist())]
                 continue
             done.counters.frames += 1
             done.counters.fetched += len(frame)
-            self._place(done, frame, part, paths)
+            self._place(done, frame, part, jobs)
         return done
 
-    def _place(self, done: _Done, frame: bytes, rows: Rows, paths: t.Sequence[bytes]) -> None:
+    def _place(self, done: _Done, frame: bytes, rows: Rows, jobs: t.Sequence[_Job]) -> None:
         """Write the extents that lie in one frame."""
         handles = self._my_handles()
         name = self._packs.name(int(rows["extent"]["pack"][0]))
         for number, extent in zip(rows["file"].tolist(), rows["extent"].tolist(), strict=True):
             offset, length, _pack, _frame, within, digest = extent
-            path = paths[number]
+            path, _, there = jobs[number]
             try:
                 part = cut(frame, within, length, digest, self._digest_key, name)
             except DamageError as error:
@@ -238,8 +238,10 @@ class ContentWriter:
                 continue
             descriptor = handles.file(path)
             with errors(self._tree.real(path)):
-                write_at(descriptor, part, offset)
-            done.counters.written += length
+                # What has no digest could not be compared without its frame.
+                if not (there and digest == xt.UNKNOWN_DIGEST and os.pread(descriptor, length, offset) == part):
+                    write_at(descriptor, part, offset)
+                    done.counters.written += length
             done.settled += length
 
     def _my_handles(self) -> Handles:

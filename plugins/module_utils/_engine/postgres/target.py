@@ -274,8 +274,13 @@ def _system_identifier(path: Path) -> int | None:
     for control in (path / CONTROL_FILE, path / OLD_CONTROL):
         try:
             return read_control(control, attempts=1).system_identifier
-        except SourceError:
-            continue
+        except SourceError as error:
+            if error.id == "control-unreadable":
+                raise RestoreError(
+                    error.message,
+                    hint="Run as the owner of the directory or as root. Nothing was changed.",
+                    id="target-permission",
+                ) from error
     found = {header for header in map(_segment_identifier, _wal_files(path)) if header is not None}
     return found.pop() if len(found) == 1 else None
 
