@@ -138,28 +138,8 @@ def cut(extents: Extents, start: int, stop: int) -> Extents:
     return part
 
 
-def overlay(old: Extents, new: Extents, size: int) -> Extents:
-    """The file whose ``new`` parts were stored again and whose other bytes are those of ``old``.
-
-    The result covers 0 … size if old and new together do; what old has beyond size is dropped.
-    """
-
-    pieces = []
-    at = 0
-    for offset, length in zip(new["offset"].tolist(), new["length"].tolist(), strict=True):
-        if offset > at:
-            pieces.append(cut(old, at, offset))
-        at = offset + length
-    # Pieces of old lie between runs of new: put both together and sort, instead of interleaving.
-    if at < size:
-        pieces.append(cut(old, at, size))
-    merged = concatenate([new, *pieces])
-    merged.sort(order="offset")
-    return merged
-
-
 def uncovered(old: Extents, new: Extents, size: int) -> Extents:
-    """What of ``old`` still shows, up to ``size``, when ``new`` is laid over it: ``overlay`` without ``new``.
+    """What of ``old`` still shows, up to ``size``, when ``new`` is laid over it.
 
     Vectorised, for files of which thousands of scattered pages are new. What is cut loses its digest.
     """
