@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import select
 import time
 import types
@@ -19,7 +18,6 @@ if t.TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 30.0
 _PING_SECONDS = 30.0
-_SECRET = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
 
 Row: t.TypeAlias = "tuple[t.Any, ...]"
 
@@ -33,7 +31,10 @@ class Connection:
     """
 
     def __init__(self, conninfo: str, *, application_name: str, timeout: float = CONNECT_TIMEOUT_SECONDS) -> None:
-        """Connect. Raises ClusterError: ``cluster-unreachable``."""
+        """Connect. ``conninfo`` has no secrets: the configuration refuses them.
+
+        Raises ClusterError: ``cluster-unreachable``.
+        """
         import psycopg2
 
         self._asked = time.monotonic()
@@ -50,7 +51,7 @@ class Connection:
             self._wait(timeout)
         except (psycopg2.Error, TimeoutError) as error:
             raise ClusterError(
-                f"cannot connect to PostgreSQL ({hide_secrets(conninfo)}): {_text(error)}",
+                f"cannot connect to PostgreSQL ({conninfo}): {_text(error)}",
                 hint="Is the cluster running, and does `connection` in the configuration name it? "
                 "Try psql with the same settings, as the same user.",
                 id="cluster-unreachable",
@@ -180,11 +181,6 @@ class Connection:
         return ClusterError(
             f"PostgreSQL refused: {_text(error)}", hint="Its log may say more. Earlier backups are untouched."
         )
-
-
-def hide_secrets(conninfo: str) -> str:
-    """A connection string without its password, should it have one."""
-    return _SECRET.sub(r"\1***", conninfo)
 
 
 def _text(error: Exception) -> str:
