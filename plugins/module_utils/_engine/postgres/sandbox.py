@@ -31,6 +31,7 @@ if t.TYPE_CHECKING:
     from .sandbox_directory import SandboxDirectory
 
 _POLL_SECONDS: t.Final = 0.05
+_NO_FILE: t.Final = "/nonexistent"
 _STOP_SECONDS: t.Final = 120.0
 _IMMEDIATE_SECONDS: t.Final = 15.0
 # Line 8 of postmaster.pid (src/include/utils/pidfile.h): PM_STATUS_READY
@@ -157,7 +158,7 @@ class Sandbox:
                 user=user or self.user,
                 options=_SESSION_OPTIONS,
                 sslmode="disable",
-                passfile="/dev/null",
+                passfile=_NO_FILE,
             )
         )
 
@@ -168,7 +169,7 @@ class Sandbox:
             "PGPORT": PORT,
             "PGUSER": self.user,
             "PGOPTIONS": _SESSION_OPTIONS,
-            "PGPASSFILE": "/dev/null",
+            "PGPASSFILE": _NO_FILE,
         }
         argv = [str(self.programs / program), *arguments]
         return run(argv, self.account, environment=environment, cwd=self.place.path)

@@ -25,7 +25,7 @@ if t.TYPE_CHECKING:
     from ..events import Reporter
     from .sandbox_process import Account
 
-_LOCK: t.Final = "lock"
+_DIRECTORY: t.Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT: t.Final = "kept"
 _SOCKET_PATH_MAX: t.Final = 90  # of 107, for the name of the socket's file
 _GONE_SECONDS: t.Final = 10.0
@@ -49,11 +49,11 @@ class SandboxDirectory:
     def __enter__(self) -> t.Self:
         """Removes what dead sandboxes left in the same base. Raises RestoreError, id ``sandbox-directory``."""
         with self._errors():
-            self._base.mkdir(mode=0o711, parents=True, exist_ok=True)
-            with _locked(self._base / _LOCK):
+            self._make_base()
+            with _locked(self._base):
                 self._remove_stale()
                 self.path = Path(tempfile.mkdtemp(prefix="pg-", dir=self._base))
-                self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._lock = os.open(self.path, _DIRECTORY)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
             with self._errors():
@@ -74,6 +74,17 @@ class SandboxDirectory:
         with self._errors():
             (self.path / _KEPT).write_text(why + "\n")
         self._keep = True
+
+    def _make_base(self) -> None:
+        """It belongs to whom the directory above belongs to, so that root and the user of the backups share it."""
+        try:
+            self._base.parent.mkdir(parents=True, exist_ok=True)
+            self._base.mkdir(mode=0o711)
+        except FileExistsError:
+            return
+        if os.geteuid() == 0:
+            above = self._base.parent.stat()
+            os.chown(self._base, above.st_uid, above.st_gid)
 
     def _make(self) -> None:
         self.path.chmod(0o711)
@@ -135,7 +146,8 @@ class SandboxDirectory:
         for path in sorted(self._base.glob("pg-*")):
             if (path / _KEPT).exists():
                 continue
-            with contextlib.suppress(BlockingIOError), _locked(path / _LOCK, wait=False):
+            # In use; or of another user, who cleans up after himself.
+            with contextlib.suppress(BlockingIOError, PermissionError), _locked(path, wait=False):
                 self._reporter.note(f"removing {path}, which a run that was killed left")
                 _end_servers(path)
                 _remove(path)
@@ -154,7 +166,7 @@ class SandboxDirectory:
 
 @contextlib.contextmanager
 def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(path, _DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield

@@ -189,8 +189,22 @@ class PosixLocation:
             os.mkdir(directory, 0o700)
         except FileExistsError:
             pass
+        else:
+            self._give_to_owner(directory)
         self._sync_directory(directory.parent)
         self._known_directories.add(str(directory))
+
+    def _give_to_owner(self, new: pathlib.Path | int) -> None:
+        """What root creates belongs to whom the location belongs to.
+
+        Objects are private. One of root's own, a lease or a note of a single run by hand, would lock out the user
+        that the backups run as.
+        """
+        if os.geteuid() == 0:
+            owner = os.stat(self._path)
+            # A share that takes root for nobody refuses; there the objects are nobody's all along.
+            with contextlib.suppress(PermissionError):
+                os.chown(new, owner.st_uid, owner.st_gid)
 
     def forget_directory(self, directory: pathlib.Path) -> None:
         """Somebody else removed a directory that was empty for a moment: make it anew next time."""
@@ -253,6 +267,7 @@ class _Writer:
             self._descriptor = os.open(
                 self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
             )
+            location._give_to_owner(self._descriptor)
 
     def write(self, data: Buffer) -> None:
         view = memoryview(data).cast("B")

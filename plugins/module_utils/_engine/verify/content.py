@@ -16,6 +16,7 @@ from ..postgres.wal import SEGMENT_HEADER_BYTES, WalKind, check_segment, parse_w
 from ..repository import container, names
 from ..repository.packs import ObjectSource
 from .frames import BadExtent, BadPage, bad_extents, bad_pages
+from .result import bare
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -222,6 +223,6 @@ def describe(found: Examined) -> tuple[str, str]:
         return "missing", "it is missing"
     if isinstance(found.problem, (LocationError, KeyFileError)):
         return "unreadable", found.problem.message
-    if found.problem is not None:
-        return "damaged", found.problem.message
-    return "damaged", next(iter(found.bad_frames.values()), "")
+    words = found.problem.message if found.problem is not None else next(iter(found.bad_frames.values()), "")
+    return "damaged", bare(words, found.name)
+

@@ -13,7 +13,7 @@ from ..postgres.archive_object import look_at_wal
 from ..postgres.wal import history_name
 from ..repository import names
 from ..repository.model import pack_names
-from .result import DAMAGE, NOTICE, PARTLY
+from .result import DAMAGE, NOTICE, PARTLY, bare
 
 if t.TYPE_CHECKING:
     from ..crypto.keys import KeyRing
@@ -55,7 +55,7 @@ class Presence:
         except LocationError:
             raise
         except (RepositoryError, KeyFileError) as error:
-            subject.add("damaged", DAMAGE, self._location.name, manifest.name, error.message)
+            subject.add("damaged", DAMAGE, self._location.name, manifest.name, bare(error.message, manifest.name))
 
     def _check_packs(self, subject: Subject, header: BackupHeader) -> None:
         for name, (size, _digest) in sorted(pack_names(header).items()):
@@ -101,7 +101,7 @@ class Presence:
         except ObjectMissing:
             found = None
         except (RepositoryError, KeyFileError) as error:
-            return "damaged", error.message
+            return "damaged", bare(error.message, names.wal(system, segment))
         if found is None:
             return "missing", "it is missing, and the backup cannot become consistent without it"
         if found.size != segment_size:

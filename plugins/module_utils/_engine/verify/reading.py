@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import threading
 import typing as t
 
@@ -18,7 +20,7 @@ from .content import Examined, describe, examine_pack, examine_wal
 from .needs import Needs, PackNeeds
 from .parallel import in_parallel
 from .presence import check_history
-from .result import DAMAGE, PARTLY, Finding
+from .result import DAMAGE, PARTLY, Finding, bare
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +40,15 @@ class _Task(t.NamedTuple):
     location: Location
     pack: PackNeeds | None
     wal: _WalKey | None
+
+
+@dataclasses.dataclass(slots=True)
+class _Archive:
+    """What is known beforehand of the WAL of one cluster."""
+
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Stored bytes by file name."""
+    histories: Mapping[int, TimelineHistory] = dataclasses.field(default_factory=dict)
 
 
 class Reading:
@@ -60,7 +71,7 @@ class Reading:
         self._needs = Needs()
         self._whole: dict[tuple[str, str], Manifest] = {}
         """Manifests that could be read to their end."""
-        self._histories: dict[int, Mapping[int, TimelineHistory]] = {}
+        self._archives: dict[int, _Archive] = {}
         self._unsound: list[Examined] = []
 
     def run(self, workers: int) -> None:
@@ -94,7 +105,7 @@ class Reading:
             except LocationError as error:
                 subject.add("unreadable", PARTLY, name, manifest.name, error.message)
             except (RepositoryError, KeyFileError) as error:
-                subject.add("damaged", DAMAGE, name, manifest.name, error.message)
+                subject.add("damaged", DAMAGE, name, manifest.name, bare(error.message, manifest.name))
 
     def _add_needs(self, subject: Subject, manifest: Manifest) -> None:
         counted = self._needs.add(manifest)
@@ -144,23 +155,25 @@ class Reading:
         return keys
 
     def _size(self, task: _Task) -> int:
-        return task.pack.size if task.pack is not None else 0
+        if task.pack is not None:
+            return task.pack.size
+        system, name = task.wal or (0, "")
+        return self._archive(system).sizes.get(name, 0)
 
     def _still_wanted(self, tasks: Sequence[_Task]) -> Iterator[_Task]:
         """Nothing more is asked of a location that was lost on the way."""
-        for task in tasks:
-            if task.location.name not in self._repository.lost:
-                if task.wal is not None:
-                    self._learn_histories(task.wal[0])
-                yield task
+        return (task for task in tasks if task.location.name not in self._repository.lost)
 
-    def _learn_histories(self, system_identifier: int) -> None:
-        if system_identifier not in self._histories:
-            try:
+    def _archive(self, system_identifier: int) -> _Archive:
+        known = self._archives.get(system_identifier)
+        if known is None:
+            known = self._archives[system_identifier] = _Archive()
+            # What is wrong with the archive shows when each of its objects is read.
+            with contextlib.suppress(RepositoryError, KeyFileError):
                 index = WalIndex.load(self._repository, system_identifier)
-                self._histories[system_identifier] = histories(self._repository, index)
-            except (RepositoryError, KeyFileError):
-                self._histories[system_identifier] = {}  # what is wrong with it shows when it is read itself
+                known.sizes = {name: file.size for name, file in index.files.items()}
+                known.histories = histories(self._repository, index)
+        return known
 
     # What was found
 
@@ -169,7 +182,7 @@ class Reading:
         if task.pack is not None:
             return examine_pack(task.location, keys, task.pack, stop)
         system, name = task.wal or (0, "")
-        return examine_wal(task.location, keys, system, name, self._histories.get(system, {}), stop)
+        return examine_wal(task.location, keys, system, name, self._archive(system).histories, stop)
 
     def _note(self, found: Examined) -> None:
         self._reporter.advance(found.stored_bytes)

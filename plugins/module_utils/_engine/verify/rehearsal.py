@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import re
 import time
 import typing as t
 from pathlib import Path
@@ -24,7 +25,7 @@ from ..postgres.sandbox_process import Account, server_account
 from ..postgres.sandbox_settings import sandbox_settings
 from ..postgres.sandbox_wal import WalService
 from ..repository.model import PHYSICAL
-from .result import DAMAGE, Check
+from .result import DAMAGE, FILES_LISTED, Check
 
 if t.TYPE_CHECKING:
     from ..config import ClusterConfig, Config
@@ -35,6 +36,7 @@ if t.TYPE_CHECKING:
     from ..repository.repository import Repository
     from .subjects import Subject
 
+_OBJECT = re.compile(r"(?:packs|manifests|wal)/[^\s,;:]+")
 GOALS: t.Final = (IMMEDIATE, LATEST)
 
 
@@ -171,11 +173,7 @@ class _Rehearsal:
                 reporter=self._reporter,
             )
         except DamageError as error:
-            files = [str(file) for file in getattr(error, "files", ())]
-            where = ", ".join(self._subject.holders)
-            name = self._subject.manifest_name
-            self._subject.add("damaged", DAMAGE, where, name, error.message, files=files, files_total=len(files))
-            self._check("restore", False, error.message)
+            self._blame(error)
             return None
         self._subject.result.figures |= {
             "restore_seconds": round(done.seconds, 3),
@@ -184,6 +182,16 @@ class _Rehearsal:
         }
         self._check("restore", True, f"{done.files} files, {done.bytes_restored} bytes", done.seconds)
         return done
+
+    def _blame(self, error: DamageError) -> None:
+        """What was read is in no location as it should be; which objects those are stands in the error."""
+        files = [str(file) for file in getattr(error, "files", ())]
+        where = ", ".join(self._subject.holders)
+        objects = dict.fromkeys(_OBJECT.findall(error.message)) or {self._subject.manifest_name: None}
+        for name in objects:
+            what = "a restore fails because of it"
+            self._subject.add("damaged", DAMAGE, where, name, what, files=files[:FILES_LISTED], files_total=len(files))
+        self._check("restore", False, error.message)
 
     def _ask(self, sandbox: Sandbox, service: WalService, version: int, cluster: ClusterConfig | None) -> None:
         self._reporter.phase("recovering")

@@ -51,6 +51,11 @@ class Finding:
         return {**fields, "files": list(self.files), "blocks": list(self.blocks)}
 
 
+def bare(words: str, name: str) -> str:
+    """An error's message without the name of the object that a finding has anyway."""
+    return words.removeprefix(f"object {name} is damaged: ").removeprefix(f"object {name} ")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Check:
     """One question that a restored cluster was asked."""

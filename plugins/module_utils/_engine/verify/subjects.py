@@ -13,7 +13,7 @@ from ..repository import names
 from ..repository.catalog import Catalog, newest
 from ..repository.manifest import Manifest
 from ..repository.model import PHYSICAL
-from .result import ABSENT, DAMAGE, DAMAGED, INCOMPLETE, LOST, NOTICE, OK, PARTLY, BackupResult, Finding
+from .result import ABSENT, DAMAGE, DAMAGED, INCOMPLETE, LOST, NOTICE, OK, PARTLY, BackupResult, Finding, bare
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterable
@@ -189,7 +189,7 @@ def _look(subject: Subject, location: Location, opened: Opened) -> str:
     except LocationError:
         raise
     except (RepositoryError, KeyFileError) as error:
-        subject.add("damaged", DAMAGE, location.name, name, error.message)
+        subject.add("damaged", DAMAGE, location.name, name, bare(error.message, name))
         return DAMAGED
     subject.manifests[location.name] = manifest
     return OK

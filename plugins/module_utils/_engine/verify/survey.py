@@ -17,7 +17,7 @@ from ..postgres.wal import match_wal_name
 from ..repository import container, names
 from ..repository.lease import is_dead
 from ..repository.model import Lease, Mark, Note, pack_names
-from .result import DAMAGE, NOTICE, PARTLY, Finding
+from .result import DAMAGE, NOTICE, PARTLY, Finding, bare
 
 if t.TYPE_CHECKING:
     from ..crypto.keys import KeyRing
@@ -113,7 +113,7 @@ def _read_record(keys: KeyRing, location: Location, info: ObjectInfo, found: Sur
         report.others.append(Finding("unreadable", PARTLY, location.name, info.key, error.message))
         return
     except (RepositoryError, KeyFileError) as error:
-        report.others.append(Finding("damaged", DAMAGE, location.name, info.key, error.message))
+        report.others.append(Finding("damaged", DAMAGE, location.name, info.key, bare(error.message, info.key)))
         return
     found.records += 1
     if isinstance(record, Lease) and is_dead(record, info, location.now()):
