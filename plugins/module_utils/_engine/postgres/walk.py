@@ -28,6 +28,9 @@ if t.TYPE_CHECKING:
 CONFIGURATION_DIRECTORY: t.Final = b".cryobackup/config"
 """Below it are configuration files that lie outside the data directory, with their absolute paths."""
 
+_INCLUDE_DIRECTORY = re.compile(
+    rb"^[ \t]*include_dir(?:[ \t]*=[ \t]*|[ \t]+|(?='))(?:'([^'\n]+)'|([^\s'#]+))", re.MULTILINE | re.IGNORECASE
+)
 _TABLESPACE_LINK = re.compile(rb"pg_tblspc/[0-9]{1,10}")
 # Somebody may have moved one of them to another disk and left a link: it is part of the cluster all the same.
 _OWN_DIRECTORIES = frozenset(
@@ -181,9 +184,8 @@ class Walk:
         owner = _status(self._root)
         if owner is None:
             return
-        parents = {
-            b"/".join(path.split(b"/")[:depth]) for path in self._outside for depth in range(1, path.count(b"/") + 1)
-        }
+        inner = (*self._outside, *(path + b"/" for path in _included_directories(self._root, self._outside.values())))
+        parents = {b"/".join(path.split(b"/")[:depth]) for path in inner for depth in range(1, path.count(b"/") + 1)}
         for path in sorted(parents | self._outside.keys(), key=model.sort_key):
             seen = time.time_ns()
             if path in parents:
@@ -204,6 +206,30 @@ def _outside(root: bytes, files: Iterable[str]) -> dict[bytes, bytes]:
         if path.startswith(b"/") and not any(path.startswith(prefix) for prefix in inside):
             result[CONFIGURATION_DIRECTORY + path] = path
     return result
+
+
+def _included_directories(root: bytes, files: Iterable[bytes]) -> set[bytes]:
+    """Paths in the backup of the directories that configuration files outside the data directory include.
+
+    They may be empty, as Debian's conf.d is, and the server does not start without them (``GetConfFilesInDir``
+    in ``conffiles.c``).
+    """
+    named = (
+        os.path.join(os.path.dirname(file), match[1] or match[2])
+        for file in files
+        for match in _INCLUDE_DIRECTORY.finditer(_contents(file))
+    )
+    return {path for path, directory in _outside(root, map(os.fsdecode, named)).items() if os.path.isdir(directory)}
+
+
+def _contents(file: bytes) -> bytes:
+    try:
+        with open(file, "rb") as opened:
+            return opened.read()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise unreadable(file, error) from error
 
 
 def _names(directory: bytes) -> list[bytes]:
