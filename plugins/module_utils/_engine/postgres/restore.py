@@ -79,8 +79,8 @@ def restore_cluster(
     archiving = request.archiving == "preserve" or (request.archiving == "auto" and in_place)
     if archiving and not in_place:
         told.warn(
-            f"the restored cluster will archive as its source did, although {request.target} is not the source's "
-            "data directory: two clusters must not archive under one system identifier"
+            f"the restored cluster archives as its source did, although {request.target} is not the source's data "
+            "directory in the configuration: change that first, and never let two clusters archive side by side"
         )
     recovery = _recovery(config, request, plan, archiving=archiving)
     result = _result(request, plan, prepared, archiving=archiving)
@@ -172,7 +172,7 @@ def _plan(repository: Repository, source: str, request: RestoreRequest, now: dt.
             )
     for broken in catalog.broken:
         told.warn(f"{broken.name} cannot be read and is passed over: {broken.error.message}")
-    named = catalog.find(request.backup) if request.backup is not None else None
+    named = _named(catalog, request.backup) if request.backup is not None else None
     backups = _of_one_cluster(catalog, named, told)
     index = WalIndex.load(repository, int(postgres(backups[-1]).system_identifier))
     branches = load_branches(repository, index, backups)
@@ -183,6 +183,14 @@ def _plan(repository: Repository, source: str, request: RestoreRequest, now: dt.
     for text in (*choice.warnings, *outlook.warnings):
         told.warn(text)
     return _Plan(choice, index, found, outlook)
+
+
+def _named(catalog: Catalog, text: str) -> BackupRecord:
+    """The backup the user named. Raises the error of its manifest when that cannot be read."""
+    for broken in catalog.broken:
+        if text in broken.name.rpartition("/")[2]:
+            raise broken.error
+    return catalog.find(text)
 
 
 class _Telling(Silent):

@@ -77,29 +77,31 @@ class Locator:
         found: list[Found] = []
         search = self._new_search(goal)
         for number in range(first, last + 1):
-            content = self._read(number)
-            if content is None:
-                found += search.found
+            read = self._read(number)
+            if read is None:
                 search = self._new_search(goal)
                 continue
-            search.feed(number, content)
+            content, timeline = read
+            # Behind the point where a timeline was left its own segment has what the way does not.
+            met = search.feed(number, content)
+            found += [each for each in met if self._history.timeline_at(each.lsn) <= timeline]
             self._reporter.advance(len(content))
-        return found + search.found
+        return found
 
     def _new_search(self, goal: RecoveryTarget) -> WalSearch:
         name = goal.value if goal.kind == NAME else None
         return WalSearch(self._size, name=name, xid=goal.xid)
 
-    def _read(self, number: int) -> bytes | None:
-        # As recovery does: the youngest timeline on the way that has the segment.
-        timelines = [self._history.timeline_of_segment(number, self._size)]
-        timelines += [parent.timeline for parent in reversed(self._history.parents)]
-        for timeline in timelines:
-            name = segment_name(timeline, number, self._size)
-            if not self._index.has(name):
+    def _read(self, number: int) -> tuple[bytes, int] | None:
+        """A segment's content and the timeline it is of: as recovery does, the youngest that has it."""
+        start = number * self._size
+        for span in reversed(self._history.spans()):
+            on_way = segment_number(span.begin, self._size) <= number and (span.end is None or start < span.end)
+            name = segment_name(span.timeline, number, self._size)
+            if not on_way or not self._index.has(name):
                 continue
             try:
-                return self._content(name)
+                return self._content(name), span.timeline
             except (DamageError, ObjectMissing) as error:
                 self._reporter.warn(f"WAL segment {name} was not searched: {error.message}")
                 return None

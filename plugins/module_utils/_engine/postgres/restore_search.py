@@ -55,21 +55,19 @@ class WalSearch:
         self._name = name.encode("utf-8", "surrogateescape") if name is not None else None
         self._xid = xid
         self._carry = b""
-        self.found: list[Found] = []
 
-    def feed(self, number: int, segment: bytes) -> None:
-        """The next segment. Appends to ``found`` what begins in it, or began before it and ends in it."""
-        stream = without_page_headers(segment)
-        whole = self._carry + stream
+    def feed(self, number: int, segment: bytes) -> list[Found]:
+        """The next segment. Returns what ends in it, wherever it begins."""
+        whole = self._carry + without_page_headers(segment)
         start = len(self._carry)
+        found = []
         for at in self._candidates(whole):
-            found = self._examine(whole, at)
+            examined = self._examine(whole, at)
             # What lies in the carried part entirely was found with the segment before.
-            if found is not None and at + found[1] > start:
-                lsn = self._lsn(number, at - start)
-                self.found.append(dataclasses.replace(found[0], lsn=lsn))
-        keep = min(len(whole), _CARRY_BYTES)
-        self._carry = whole[len(whole) - keep :]
+            if examined is not None and at + examined[1] > start:
+                found.append(dataclasses.replace(examined[0], lsn=self._lsn(number, at - start)))
+        self._carry = whole[max(0, len(whole) - _CARRY_BYTES) :]
+        return found
 
     def _candidates(self, whole: bytes) -> t.Iterator[int]:
         """Positions where a record may begin. Records are aligned to 8 bytes."""
