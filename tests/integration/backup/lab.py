@@ -9,7 +9,6 @@ import json
 import os
 import shlex
 import subprocess
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,9 +108,7 @@ class BackupLab:
         assert code == exit_code, (result, errors)
         return result
 
-    def refused(
-        self, kind: str = "full", *options: str, exit_code: int = 1, leases: int = 0
-    ) -> dict[str, str]:
+    def refused(self, kind: str = "full", *options: str, exit_code: int = 1, leases: int = 0) -> dict[str, str]:
         """The error of a backup that must fail, and must leave nothing that looks like one.
 
         A lease stays in a location that failed; the next run retires it.
@@ -223,33 +220,3 @@ class Contents:
         data = self._packs[name].frame(frame)[start : start + length]
         assert len(data) == length
         return data
-
-
-class Meanwhile:
-    """Does something again and again in a thread, until left. What goes wrong in it is raised."""
-
-    def __init__(self, action: Any, pause: float = 0.01) -> None:
-        self._action = action
-        self._pause = pause
-        self._end = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work)
-        self.times = 0
-
-    def _work(self) -> None:
-        try:
-            while not self._end.wait(self._pause):
-                self._action()
-                self.times += 1
-        except Exception as error:
-            self._error = error
-
-    def __enter__(self) -> Meanwhile:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._end.set()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error

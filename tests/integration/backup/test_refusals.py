@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Cluster, Workspace
+from tests.lab import Workspace
 
 from .lab import BackupLab
 
