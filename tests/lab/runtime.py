@@ -89,6 +89,10 @@ class Runtime:
         python = shlex.quote(str(environment / "bin/python"))
         path.write_text(f'#!/bin/sh\nexec {python} -I -c {shlex.quote(CONSOLE_SCRIPT)} "$@"\n')
         path.chmod(0o755)
+        # Beside the command, as in an environment.
+        interpreter = folder / "python"
+        interpreter.write_text(f'#!/bin/sh\nexec {python} "$@"\n')
+        interpreter.chmod(0o755)
         if not self._imports(environment / "bin/python"):
             raise RuntimeFailed(f"user {self._lab.account.name} cannot run {environment}/bin/python")
         return path
