@@ -46,3 +46,22 @@ def test_an_empty_include_directory(directive: str, workspace: Workspace, runtim
         assert not (target / f".cryobackup/config{outside}/commented").exists()
     finally:
         workspace.run([cluster.installation.program("pg_ctl"), "-D", target, "-m", "fast", "stop"])
+
+
+def test_the_copy_of_the_configuration_that_a_restore_leaves(restores: RestoreLab, workspace: Workspace) -> None:
+    """It is no part of the next backup, and no reason for a warning, unless the cluster runs on it."""
+    lab, cluster = restores, restores.cluster
+    saved = cluster.data_dir / ".cryobackup/config/etc"
+    saved.mkdir(parents=True)
+    (saved / "pg_hba.conf").write_bytes((cluster.data_dir / "pg_hba.conf").read_bytes())
+    workspace.account.own(cluster.data_dir / ".cryobackup", recursive=True)
+    assert "warnings" not in lab.backup()
+
+    (saved.parent.parent / "other").touch()
+    assert "the name is taken" in lab.backup()["warnings"][0]
+    (saved.parent.parent / "other").unlink()
+
+    cluster.configure(reload=False, hba_file=str(saved / "pg_hba.conf"))
+    cluster.restart()
+    (warning,) = lab.backup()["warnings"]
+    assert "move it to where it belongs" in warning

@@ -61,7 +61,10 @@ def next_steps(result: RestoreResult, prepared: Prepared, *, in_place: bool) -> 
     if not result.started and not result.state:
         steps += _how_to_start(result, prepared, in_place=in_place)
     if result.recovery["action"] == "pause":
-        steps.append("Look at the data while recovery is paused; SELECT pg_wal_replay_resume() then promotes it.")
+        steps.append(
+            "The server answers before it has reached the goal. When SELECT pg_is_wal_replay_paused() says t, recovery "
+            "is paused there: look at the data. SELECT pg_wal_replay_resume() then promotes it."
+        )
     if result.recovery["action"] == "shutdown":
         # Without recovery.signal it would go on with all WAL that lies in pg_wal, past the goal.
         steps.append(

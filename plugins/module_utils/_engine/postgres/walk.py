@@ -84,7 +84,8 @@ class Walk:
         self._root = os.fsencode(root)
         self._major = major
         self._tablespace_directory = relfile.version_directory(major, catalog_version)
-        self._outside = _outside(self._root, configuration_files)
+        self._configuration_files = tuple(configuration_files)
+        self._outside = _outside(self._root, self._configuration_files)
         self._warn = warn
         self.tablespaces: dict[int, str] = {}
         """Links in pg_tblspc that were met: OID to directory. In-place tablespaces are no links."""
@@ -94,8 +95,8 @@ class Walk:
         names = set(_names(self._root))
         top = CONFIGURATION_DIRECTORY.split(b"/")[0]
         if top in names:
-            self._warn(f"{os.fsdecode(top)} in the data directory is not backed up: the name is taken")
             names.discard(top)
+            self._look_at_saved_configuration(self._root + b"/" + top)
         if self._outside:
             names.add(top)
         for name in sorted(names):
@@ -103,6 +104,17 @@ class Walk:
                 yield from self._configuration()
             else:
                 yield from self._one(name, self._root + b"/" + name, frozenset())
+
+    def _look_at_saved_configuration(self, directory: bytes) -> None:
+        """A restore leaves a copy of the configuration here: no part of the cluster, unless it runs on that copy."""
+        prefix = os.path.realpath(directory) + b"/"
+        if any(os.path.realpath(os.fsencode(file)).startswith(prefix) for file in self._configuration_files):
+            self._warn(
+                f"the cluster's configuration lies in {os.fsdecode(directory)}, where a restore left it, and is not "
+                "backed up there: move it to where it belongs"
+            )
+        elif set(_names(directory)) - {CONFIGURATION_DIRECTORY.rpartition(b"/")[2]}:
+            self._warn(f"{os.fsdecode(directory)} is not backed up: the name is taken")
 
     def _find_tablespaces(self) -> frozenset[tuple[int, int]]:
         """Directories of tablespaces: one that lies inside the data directory must not be copied twice."""
