@@ -185,10 +185,11 @@ def find_programs(version: int, wanted: Path | None) -> Path:
     """
     try:
         return find_bin_directory(version, wanted)
-    except ConfigError:
+    except ConfigError as error:
         found = shutil.which("postgres")
         if wanted is None and found is not None and server_version(Path(found).parent) // 10000 == version // 10000:
             return Path(os.path.realpath(found)).parent
+        error.hint = "Install that major version, or name their directory with `bin_directory` of the cluster."
         raise
 
 
