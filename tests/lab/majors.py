@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def _provide(name: str, major: int, sources: list[str]) -> Installation:
             return found
     cache = cache_directory()
     final = cache / name
-    with _lock(cache / f".{name}.lock"):
+    with locked(cache / f".{name}.lock"):
         found = _existing(final, major)
         if found is not None:
             return found
@@ -126,7 +126,8 @@ def _provide(name: str, major: int, sources: list[str]) -> Installation:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock of this file among all sessions of this machine."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -179,7 +180,11 @@ def _run(*command: str | Path) -> str:
 # Debian's packages
 
 
-def _from_debian(suite: str, major: int, packages: Path, place: Place) -> Path:
+def unpack_packages(suite: str, names: Sequence[str], folder: Path) -> None:
+    """Unpack packages of a Debian release, and all that they need, into a new directory.
+
+    Raises MajorUnavailable, CalledProcessError or TimeoutExpired.
+    """
     for program in ("mmdebstrap", "patchelf"):
         if shutil.which(program) is None:
             raise MajorUnavailable(f"the program {program} is not installed")
@@ -189,10 +194,14 @@ def _from_debian(suite: str, major: int, packages: Path, place: Place) -> Path:
         # The newest snapshot of sid that a mirror has may be older than its own date of expiry.
         '--aptopt=Acquire::Check-Valid-Until "false"',
         '--aptopt=Acquire::Languages "none"',
-        f"--include=postgresql-{major},postgresql-client-{major}",
+        f"--include={','.join(names)}",
         suite,
-        packages,
+        folder,
     )
+
+
+def _from_debian(suite: str, major: int, packages: Path, place: Place) -> Path:
+    unpack_packages(suite, [f"postgresql-{major}", f"postgresql-client-{major}"], packages)
     home = Path("usr/lib/postgresql", str(major))
     share = Path("usr/share/postgresql", str(major))
     for part in (home, share):
@@ -201,7 +210,7 @@ def _from_debian(suite: str, major: int, packages: Path, place: Place) -> Path:
     # Just-in-time compilation would need another 130 MB of libraries; without it the server interprets.
     for part in [place.building / home / "lib/bitcode", *(place.building / home / "lib").glob("llvmjit*")]:
         remove_tree(part)
-    _bundle_libraries(packages, place, home)
+    bundle_libraries(packages, place, home)
     return home / "bin"
 
 
@@ -212,7 +221,8 @@ def _is_elf(path: Path) -> bool:
         return file.read(4) == b"\x7fELF"
 
 
-def _bundle_libraries(packages: Path, place: Place, home: Path) -> None:
+def bundle_libraries(packages: Path, place: Place, home: Path) -> None:
+    """Give the programs below ``home`` in the place the loader and the libraries of the unpacked packages."""
     bundle = place.building / "lib"
     bundle.mkdir(mode=0o755)
     folders = [packages / base / f"{platform.machine()}-linux-gnu" for base in LIBRARY_DIRECTORIES]
@@ -230,15 +240,15 @@ def _bundle_libraries(packages: Path, place: Place, home: Path) -> None:
         shutil.copyfile(found, bundle / name)
         (bundle / name).chmod(0o755)
         wanted |= set(_needed(found))
-    loader = Path(_run("patchelf", "--print-interpreter", place.building / home / "bin/postgres").strip()).name
+    started = [program for program in programs if program.parent.name == "bin"]
+    loader = Path(_run("patchelf", "--print-interpreter", started[0]).strip()).name
     if not (bundle / loader).exists():
         raise MajorUnavailable(f"the unpacked packages lack the loader {loader}")
     library_path = place.final / "lib"
-    for program in programs:
-        if program.parent.name == "bin":
-            # Only the older of the two kinds of run path also holds for what the libraries need.
-            run_path = ("--force-rpath", "--set-rpath", library_path)
-            _run("patchelf", "--set-interpreter", library_path / loader, *run_path, program)
+    for program in started:
+        # Only the older of the two kinds of run path also holds for what the libraries need.
+        run_path = ("--force-rpath", "--set-rpath", library_path)
+        _run("patchelf", "--set-interpreter", library_path / loader, *run_path, program)
 
 
 def _needed(program: Path) -> list[str]:
