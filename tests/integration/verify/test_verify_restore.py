@@ -169,9 +169,9 @@ def test_wal_that_creates_tablespaces_stays_in_the_sandbox(own: VerifyLab) -> No
     cluster.checkpoint()
     before = snapshot(place)
     backup = own.rehearse("--to", "latest")
+    assert snapshot(place) == before
     assert by_name(backup) == dict.fromkeys(ALL_CHECKS, True)
     assert str(place) in detail(backup, "recovery")
-    assert snapshot(place) == before
     assert cluster.value("SELECT count(*) FROM living") == 2500
 
 

@@ -106,13 +106,12 @@ class Catalog:
         except RepositoryError as error:
             self.broken.append(BrokenManifest(name, error))
             return
-        read = tuple(_read_note(repository, notes[key], key) for key in sorted(notes))
+        read = [_read_note(repository, notes[key], key) for key in sorted(notes)]
+        # Ids count seconds; which of two notes is the newer one, they know more exactly themselves.
+        known = (note for note in read if note is not None)
+        in_order = sorted(known, key=lambda note: dt.datetime.fromisoformat(note.at))
         self.backups.append(
-            BackupRecord(
-                manifest.header,
-                tuple(location.name for location in locations),
-                tuple(note for note in read if note is not None),
-            )
+            BackupRecord(manifest.header, tuple(location.name for location in locations), tuple(in_order))
         )
 
     def of(self, source: str) -> list[BackupRecord]:
