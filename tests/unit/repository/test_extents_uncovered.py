@@ -73,3 +73,21 @@ def test_byte_order_is_that_of_the_format() -> None:
     one = xt.build([(1, 2, 3, 4, 5, b"x" * 16)])
     assert xt.pack(xt.concatenate([one, one])) == xt.pack(one) * 2
     assert xt.pack(one.astype(one.dtype.newbyteorder("<"))) == xt.pack(one)
+
+
+@settings(max_examples=200)
+@given(parts=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3), st.booleans()), max_size=40), gaps=st.booleans())
+def test_few_and_many_extents_are_judged_alike(parts: list[Piece], gaps: bool) -> None:
+    extents = build(parts, gaps=gaps, base=7)
+    size = sum(length for length, _, _ in parts)
+    lengths: dict[int, int] = {}
+    for row in extents.tolist():
+        if row[2] != xt.ZEROS:
+            lengths[row[2]] = lengths.get(row[2], 0) + row[1]
+    covered = not gaps or not any(gap for _, _, gap in parts)
+    assert xt.covers(extents, size) == covered
+    assert not xt.covers(extents, size + 1)
+    assert xt.live_bytes(extents) == lengths
+    assert xt.pack_fields(extents) == sorted(lengths)
+    renumbered = xt.renumber(extents, {7: 100, 8: xt.FOREIGN, 9: 102})
+    assert xt.live_bytes(renumbered) == {{7: 100, 8: xt.FOREIGN, 9: 102}[pack]: n for pack, n in lengths.items()}

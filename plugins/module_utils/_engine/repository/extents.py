@@ -96,8 +96,8 @@ def covers(extents: Extents, size: int) -> bool:
 
     import numpy as np
 
-    if not len(extents):
-        return size == 0
+    if len(extents) <= _FEW:
+        return _few_cover(extents, size)
     offsets = extents["offset"].astype(np.uint64)
     ends = offsets + extents["length"].astype(np.uint64)
     return bool(
@@ -106,6 +106,20 @@ def covers(extents: Extents, size: int) -> bool:
         and np.all(extents["length"] > 0)
         and np.array_equal(offsets[1:], ends[:-1])
     )
+
+
+# Most files have one extent. numpy's set operations would take longer than all else that is done with such a file,
+# and let other threads go first each time.
+_FEW = 16
+
+
+def _few_cover(extents: Extents, size: int) -> bool:
+    at = 0
+    for offset, length in zip(extents["offset"].tolist(), extents["length"].tolist(), strict=True):
+        if offset != at or not length:
+            return False
+        at += length
+    return at == size
 
 
 def cut(extents: Extents, start: int, stop: int) -> Extents:
@@ -180,19 +194,32 @@ def live_bytes(extents: Extents) -> dict[int, int]:
 
     import numpy as np
 
+    if len(extents) <= _FEW:
+        few: dict[int, int] = {}
+        for pack, length in zip(extents["pack"].tolist(), extents["length"].tolist(), strict=True):
+            if pack != ZEROS:
+                few[pack] = few.get(pack, 0) + length
+        return few
     stored = extents[extents["pack"] != ZEROS]
     packs, positions = np.unique(stored["pack"], return_inverse=True)
     sums = np.bincount(positions, weights=stored["length"], minlength=len(packs))
     return {int(number): int(total) for number, total in zip(packs, sums, strict=True)}
 
 
+def pack_fields(extents: Extents) -> list[int]:
+    """The different pack fields, zeros left out."""
+    if len(extents) <= _FEW:
+        fields = sorted(set(extents["pack"].tolist()))
+    else:
+        import numpy as np
+
+        fields = np.unique(extents["pack"]).tolist()
+    return [field for field in fields if field != ZEROS]
+
+
 def renumber(extents: Extents, mapping: t.Mapping[int, int]) -> Extents:
     """The same with other pack fields; zeros stay. Raises KeyError for a field that is not mapped."""
-
-    import numpy as np
-
     result = extents.copy()
-    for field in np.unique(extents["pack"]).tolist():
-        if field != ZEROS:
-            result["pack"][extents["pack"] == field] = mapping[field]
+    for field in pack_fields(extents):
+        result["pack"][extents["pack"] == field] = mapping[field]
     return result

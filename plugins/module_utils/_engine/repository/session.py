@@ -221,10 +221,8 @@ class _ForeignPacks:
         self._parents_own: dict[int, PackRow] = {}
 
     def refer(self, parent: BackupHeader, extents: xt.Extents) -> xt.Extents:
-        import numpy as np
-
-        for field in np.unique(extents["pack"]).tolist():
-            if field != xt.ZEROS and field not in self._mapping:
+        for field in xt.pack_fields(extents):
+            if field not in self._mapping:
                 self._mapping[field] = xt.FOREIGN + self._number(parent, field)
         return xt.renumber(extents, self._mapping)
 
