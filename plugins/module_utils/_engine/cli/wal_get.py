@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a location that is lost for good: do not ask it (repeatable)",
     )
     parser.add_argument(
+        "--contain-tablespaces",
+        action="store_true",
+        help="for a copy beside its source: tablespaces that the WAL creates lie in the copy's data directory",
+    )
+    parser.add_argument(
         "--retry-for",
         metavar="SECONDS",
         type=float,
@@ -116,6 +121,7 @@ def _without(config: RepositoryConfig, lost: list[str]) -> RepositoryConfig:
 def _deliver(args: argparse.Namespace, config: RepositoryConfig, system_identifier: int) -> Delivered | None:
     """Raises LocationError when it could not be found out within ``--retry-for``."""
     from ..errors import LocationError
+    from ..postgres.archive_contain import contain
     from ..postgres.archive_get import deliver
     from ..repository.repository import Repository
 
@@ -124,7 +130,10 @@ def _deliver(args: argparse.Namespace, config: RepositoryConfig, system_identifi
         try:
             repository = Repository.open(config, need_identity=True)
             repository.require("read")
-            return deliver(repository, system_identifier, args.name, args.destination)
+            delivered = deliver(repository, system_identifier, args.name, args.destination)
+            if delivered is not None and args.contain_tablespaces:
+                contain(repository, system_identifier, args.name, args.destination)
+            return delivered
         except LocationError:
             if time.monotonic() + _RETRY_PAUSE_SECONDS > deadline:
                 raise

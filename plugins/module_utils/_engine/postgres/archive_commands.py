@@ -51,16 +51,24 @@ def archive_command(command: Sequence[str], config: Path, *, cluster: str | None
 
 
 def restore_command(
-    command: Sequence[str], config: Path, system_identifier: int, *, without: Sequence[str] = ()
+    command: Sequence[str],
+    config: Path,
+    system_identifier: int,
+    *,
+    without: Sequence[str] = (),
+    contain_tablespaces: bool = False,
 ) -> str:
     """What ``restore_command`` is to be set to. To be quoted once more in postgresql.conf.
 
-    ``without``: locations that are lost for good and not to be asked.
+    ``without``: locations that are lost for good and not to be asked. ``contain_tablespaces``: for a copy, whose
+    recovery must not write to directories of its source.
     """
     words = [*command, "--config", str(config), "--quiet", "wal-get"]
     words += ["--system-identifier", str(system_identifier)]
     for name in without:
         words += ["--without", name]
+    if contain_tablespaces:
+        words.append("--contain-tablespaces")
     return f"{_shell(words)} %f %p"
 
 

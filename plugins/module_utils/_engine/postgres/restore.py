@@ -17,6 +17,7 @@ from ..repository.catalog import Catalog
 from ..repository.model import PHYSICAL
 from ..repository.repository import Repository
 from .archive_commands import restore_command, this_command
+from .archive_contain import supports_containing
 from .archive_index import WalIndex
 from .lsn import format_lsn
 from .recovery import CURRENT_TIMELINE, NAME, XID, Recovery
@@ -82,7 +83,12 @@ def restore_cluster(
             f"the restored cluster archives as its source did, although {request.target} is not the source's data "
             "directory in the configuration: change that first, and never let two clusters archive side by side"
         )
-    recovery = _recovery(config, request, plan, archiving=archiving)
+    if not in_place and not supports_containing(prepared.info.version):
+        told.warn(
+            "this minor version of PostgreSQL cannot keep tablespaces inside of a copy: one that was created after the "
+            "backup is created in its own directory again, also when the living cluster uses it"
+        )
+    recovery = _recovery(config, request, plan, archiving=archiving, in_place=in_place)
     result = _result(request, plan, prepared, archiving=archiving)
     if not request.dry_run:
         keeper = _keeper(plan, prepared) if in_place else None
@@ -275,12 +281,20 @@ def _protected(config: Config) -> list[Protected]:
     return places
 
 
-def _recovery(config: Config, request: RestoreRequest, plan: _Plan, *, archiving: bool) -> Recovery:
+def _recovery(config: Config, request: RestoreRequest, plan: _Plan, *, archiving: bool, in_place: bool) -> Recovery:
     info = postgres(plan.choice.backup)
     timeline = plan.choice.history.timeline
+    contain = not in_place and supports_containing(info.version)
     command = restore_command(
-        this_command(), config.path.absolute(), int(info.system_identifier), without=request.without
+        this_command(),
+        config.path.absolute(),
+        int(info.system_identifier),
+        without=request.without,
+        contain_tablespaces=contain,
     )
+    settings = {"port": str(request.port)} if request.port is not None else {}
+    if contain:
+        settings["allow_in_place_tablespaces"] = "on"
     return Recovery(
         command,
         request.goal,
@@ -290,7 +304,7 @@ def _recovery(config: Config, request: RestoreRequest, plan: _Plan, *, archiving
         request.inclusive,
         request.action,
         archiving,
-        {"port": str(request.port)} if request.port is not None else {},
+        settings,
     )
 
 

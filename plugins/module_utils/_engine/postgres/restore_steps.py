@@ -10,6 +10,7 @@ import typing as t
 from pathlib import Path
 
 from ..errors import ConfigError
+from .archive_contain import supports_containing
 from .recovery import AUTO_CONF
 from .restore_prepare import Prepared
 from .restore_request import OFF, RestoreRequest, RestoreResult
@@ -70,6 +71,11 @@ def next_steps(result: RestoreResult, prepared: Prepared, *, in_place: bool) -> 
         steps.append(
             f"The server shuts down at the goal. To open it there set recovery_target_action = 'promote' in "
             f"{result.target}/{AUTO_CONF}, leave recovery.signal, and start it again."
+        )
+    if not in_place and supports_containing(prepared.info.version):
+        steps.append(
+            "Tablespaces that were created after the backup lie inside of the copy, in pg_tblspc; those of the backup "
+            "lie where the result says."
         )
     if result.archiving == OFF:
         steps.append(
