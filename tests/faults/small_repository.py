@@ -181,7 +181,7 @@ class SmallRepository:
 
 def sample() -> dict[bytes, bytes]:
     random = np.random.default_rng(1)
-    noise = random.integers(0, 256, 3000, dtype=np.uint8).tobytes()
+    noise = random.integers(0, 256, 400, dtype=np.uint8).tobytes()
     pages = b"".join(relation_page(block, 5000 + block, b"row") for block in range(3))
     return {
         b"PG_VERSION": b"15\n",

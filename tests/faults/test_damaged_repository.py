@@ -115,9 +115,7 @@ def test_which_files_are_lost(small: SmallRepository) -> None:
     """One frame is damaged: the files in it are named, for each backup those that it has."""
     path = of_kind(small, "packs")[0]
     content = bytearray(path.read_bytes())
-    # The frame of base/5/16384 is the second one, and compresses well; that of the notes is the largest.
-    at = bytes(content).find(content[2000:2016])
-    content[at] ^= 1
+    content[-400] ^= 1  # far behind the header, before the table
     replace(path, bytes(content))
     findings = {finding.backup: finding for finding in look(small).findings}
     full, incremental = sorted(small.content)
@@ -279,6 +277,15 @@ def test_wrong_keys(small: SmallRepository, tmp_path: Path, roles: tuple[str, ..
     for level in LEVELS:
         with pytest.raises(KeyFileError):
             look(small, level)
+
+
+def test_a_wrong_identity_where_there_is_no_public_key(small: SmallRepository, tmp_path: Path) -> None:
+    replace_key(small, tmp_path, "identity")
+    (small.config.repository.keys / FILES["public"]).unlink()
+    with pytest.raises(KeyFileError) as caught:
+        look(small)
+    assert caught.value.id == "wrong-key"
+    assert "data.identity" in caught.value.message
 
 
 def test_another_repository(small: SmallRepository, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from .small_repository import SEGMENT_SIZE, SYSTEM, SmallRepository, sample
 
 MASKS = (0xFF, 0x01, 0x20)
 """All bits; the lowest one, which makes an 8 of a 9; the one between upper and lower case."""
-LARGE_BYTES = 4096
+LARGE_BYTES = 1024
 """Of objects larger than this, the first and the last part are flipped byte by byte, the rest is sampled."""
 STEP = 13
 
@@ -130,7 +130,6 @@ def test_every_byte_of_the_description(small: SmallRepository, mask: int) -> Non
     for position in range(path.stat().st_size):
         with flipped(path, position, mask) as changed:
             found = named(small)
-            assert restored(small) in (None, sample())
             if found == {"repository.json"} or any("here" in text for text in found):
                 continue
             assert found == set()
@@ -139,10 +138,9 @@ def test_every_byte_of_the_description(small: SmallRepository, mask: int) -> Non
 
 def test_every_byte_of_the_published_keys(small: SmallRepository) -> None:
     path = small.paths["here"] / "keys/1.pub"
-    for position in range(path.stat().st_size):
+    for position in positions(path.stat().st_size):
         with flipped(path, position, MASKS[position % len(MASKS)]):
             assert named(small) == {"keys/1.pub"}, position
-            assert restored(small) in (None, sample())
 
 
 def test_another_location_makes_up_for_it(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from cryobackup.errors import ConfigError
+from cryobackup.postgres.sandbox import find_programs
 from tests.integration.backup.lab import SOURCE
 from tests.lab import Cluster, FullDisk, Installation, Workspace, sample_data
 
@@ -131,13 +133,13 @@ def test_interrupted(proven: VerifyLab, number: signal.Signals) -> None:
     assert proven.rehearse()["result"] == "ok"
 
 
-def test_programs_of_another_major(proven: VerifyLab, tmp_path: Path) -> None:
-    proven.set(bin_directory=str(tmp_path))
-    try:
-        error = proven.error("--level", "restore", exit_code=2)
-    finally:
-        proven.set(bin_directory=None)
-    assert error["id"] == "no-postgresql"
+def test_programs_of_another_major(pg: Installation) -> None:
+    """The cluster may have been upgraded since the backup was made."""
+    assert find_programs(pg.major * 10000 + 1, pg.bin_dir) == pg.bin_dir
+    with pytest.raises(ConfigError) as caught:
+        find_programs(990001, pg.bin_dir)
+    assert caught.value.id == "no-postgresql"
+    assert "99" in caught.value.message
 
 
 def test_no_room(proven: VerifyLab, full_disk: Callable[..., FullDisk]) -> None:
@@ -229,12 +231,22 @@ def test_missing_wal(own: VerifyLab) -> None:
 def test_a_missing_pack(own: VerifyLab) -> None:
     own.backup()
     (location,) = own.locations.values()
-    path = sorted((location / "packs").rglob("*.pack"))[0]
+    path = min((location / "packs").rglob("*.pack"))
     path.unlink()
     backup = own.rehearse(exit_code=4)
     assert backup["result"] == "damaged"
     assert {finding["object"] for finding in backup["findings"]} == {str(path.relative_to(location))}
     assert by_name(backup) == {"restore": False}
+
+
+def test_one_of_two_locations_is_down(workspace: Workspace, runtime: Path, cluster: Cluster) -> None:
+    """What the other one has is proven, and that something is missing from the proof is said."""
+    own = VerifyLab(workspace, runtime, cluster, locations={"one": True, "two": False})
+    own.backup()
+    own.locations["one"].rename(own.directory / "unplugged")
+    backup = own.rehearse(exit_code=3)
+    assert by_name(backup) == dict.fromkeys(ALL_CHECKS, True)
+    assert backup["locations"] == {"one": "lost", "two": "ok"}
 
 
 def test_an_unusual_cluster(workspace: Workspace, runtime: Path, cluster: Cluster) -> None:

@@ -181,14 +181,17 @@ class Sandbox:
 def find_programs(version: int, wanted: Path | None) -> Path:
     """The directory of PostgreSQL's programs of the major that made a backup; ``version`` is a server_version_num.
 
-    Raises ConfigError, id ``no-postgresql``.
+    ``wanted``: where the living cluster's are, which may be of a newer major than an old backup. Raises ConfigError,
+    id ``no-postgresql``.
     """
+    on_path = shutil.which("postgres")
+    places = [wanted, Path(os.path.realpath(on_path)).parent if on_path is not None else None]
+    for place in places:
+        if place is not None and (place / "postgres").exists() and server_version(place) // 10000 == version // 10000:
+            return place
     try:
-        return find_bin_directory(version, wanted)
+        return find_bin_directory(version)
     except ConfigError as error:
-        found = shutil.which("postgres")
-        if wanted is None and found is not None and server_version(Path(found).parent) // 10000 == version // 10000:
-            return Path(os.path.realpath(found)).parent
         error.hint = "Install that major version, or name their directory with `bin_directory` of the cluster."
         raise
 

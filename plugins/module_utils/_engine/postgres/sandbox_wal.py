@@ -18,13 +18,14 @@ import typing as t
 
 from ..errors import CryoError, LocationError, RestoreError
 from .archive_get import deliver
-from .wal import WalKind, match_wal_name, segment_name
+from .wal import WalKind, match_wal_name, parse_wal_name, segment_name
 from .wal_tablespaces import Patch, apply, contain_tablespaces
 
 if t.TYPE_CHECKING:
     import types
     from pathlib import Path
 
+    from ..repository.model import PostgresInfo
     from ..repository.repository import Repository
     from .sandbox_directory import SandboxDirectory
     from .wal import WalName
@@ -47,11 +48,15 @@ class WalService:
     """Answers the server's requests in a thread of its own, from ``__enter__`` to ``__exit__``."""
 
     def __init__(
-        self, repository: Repository, system_identifier: int, segment_size: int, place: SandboxDirectory
+        self, repository: Repository, info: PostgresInfo, place: SandboxDirectory, *, beyond_the_backup: bool
     ) -> None:
+        """``beyond_the_backup``: whether recovery is to go on when the backup is consistent."""
         self._repository = repository
-        self._system_identifier = system_identifier
-        self._segment_size = segment_size
+        self._system_identifier = int(info.system_identifier)
+        self._segment_size = info.wal_segment_size
+        self._timeline = info.timeline
+        self._last_needed = parse_wal_name(info.wal_stop).number(info.wal_segment_size)
+        self._beyond_the_backup = beyond_the_backup
         self._place = place
         self._patches: dict[int, tuple[Patch, ...]] = {}
         """By number of the segment: what a record that begins in the one before needs changed."""
@@ -124,16 +129,24 @@ class WalService:
             return _ABSENT
         try:
             return _DELIVERED if self._deliver(name) else _ABSENT
-        except LocationError as error:
-            if name.kind is WalKind.HISTORY:
-                # Asked for to see which timelines are taken. The sandbox's own is seen by nobody.
-                return _ABSENT
-            self.error = error
         except CryoError as error:
+            if self._is_dispensable(name, error):
+                return _ABSENT
             self.error = error
         except OSError as error:
             self.error = RestoreError(f"cannot write {error.filename}: {error.strerror}", id="sandbox-directory")
         return _UNKNOWN
+
+    def _is_dispensable(self, name: WalName, error: CryoError) -> bool:
+        """Whether recovery may go on, or end here, as if the file did not exist."""
+        if name.kind is WalKind.HISTORY:
+            # Asked for to see which timelines are taken. The sandbox's own is seen by nobody.
+            return isinstance(error, LocationError) or (name.timeline > self._timeline and not self._beyond_the_backup)
+        if name.number(self._segment_size) <= self._last_needed:
+            return False
+        # Behind the backup the server looks for one more record, to see that it has gone far enough; and a recovery
+        # to the end of the archive ends where the locations that answer end.
+        return not self._beyond_the_backup or isinstance(error, LocationError)
 
     def _deliver(self, name: WalName) -> bool:
         if self._latest is not None:

@@ -14,7 +14,7 @@ from ..config import default_workers
 from ..errors import ConfigError, CryoError, LocationError, RepositoryError
 from ..repository import names
 from ..repository.catalog import write_note
-from ..repository.model import VERIFIED, Note
+from ..repository.model import PHYSICAL, VERIFIED, Note
 from .opening import open_repository
 from .presence import Presence
 from .reading import Reading
@@ -163,6 +163,8 @@ class _Run:
 
         options = sandbox or SandboxOptions()
         for subject in self._subjects:
+            if self._which.all and subject.result.kind not in PHYSICAL:
+                continue
             try:
                 rehearse(self._config, self._opened.repository, subject, options, workers, self._reporter)
             except CryoError as error:
@@ -225,6 +227,9 @@ class _Run:
         """Note what was found in the locations that were looked at; without it the report is as good."""
         result = subject.result
         seen = {name: state for name, state in result.locations.items() if state in (OK, DAMAGED)}
+        if self._level == RESTORE:
+            # One location was read, the first that has it; nothing can be said of the content of the others.
+            seen = {name: state for name, state in seen.items() if name == subject.holders[0]} if result.checks else {}
         if subject.record is None or not seen or result.error is not None:
             return
         found = result.result if result.result in (DAMAGED, FAILED) else OK

@@ -131,7 +131,7 @@ class _Rehearsal:
         self, place: SandboxDirectory, account: Account, programs: Path, cluster: ClusterConfig | None
     ) -> None:
         info = self._info
-        service = WalService(self._repository, int(info.system_identifier), info.wal_segment_size, place)
+        service = WalService(self._repository, info, place, beyond_the_backup=self._options.to == LATEST)
         with holding(self._repository, self._record, _now(), self._reporter), service:
             recovery = self._recovery(service)
             if self._materialise(place, account, recovery) is None:
@@ -217,17 +217,19 @@ class _Rehearsal:
         for answer in checks.of_the_running_server(assertions):
             self._add(answer)
         figures |= {"databases": checks.databases, "tables": checks.tables}
-        self._stop(sandbox)
+        if not self._stop(sandbox):
+            return
         self._add(checks.of_the_stopped_server(page_checksums=self._info.page_checksums))
 
-    def _stop(self, sandbox: Sandbox) -> None:
+    def _stop(self, sandbox: Sandbox) -> bool:
         began = time.monotonic()
         try:
             sandbox.stop()
         except ServerFailed as error:
             self._check("stop", False, str(error))
-        else:
-            self._check("stop", True, "a clean shutdown", time.monotonic() - began)
+            return False
+        self._check("stop", True, "a clean shutdown", time.monotonic() - began)
+        return True
 
     def _did_not_start(self, service: WalService, error: ServerFailed) -> None:
         """A location that does not answer is no fault of the backup; everything else is."""
