@@ -45,11 +45,6 @@ def test_help_of_a_command(cli: Cli, command: str) -> None:
     assert "--config FILE" in result.out
 
 
-def test_as_a_module(cli: Cli) -> None:
-    done = subprocess.run([sys.executable, "-m", "cryobackup", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"cryobackup {__version__}\n"
-
-
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
