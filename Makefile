@@ -8,6 +8,8 @@ SHELL = /bin/bash
 MAKEFLAGS += --no-print-directory
 # pytest's own arguments, for example: make test PYTEST_ARGS='-k wal'
 PYTEST_ARGS =
+# The playbook's, for example: make demo DEMO_ARGS='-e demo_keep=true'
+DEMO_ARGS =
 # By module, not by script: then sys.executable lies where every user can reach it, too.
 PYTHON = tools/reachable.sh .venv/bin/python
 PYTEST = $(PYTHON) -m pytest
@@ -20,7 +22,7 @@ help: ## this list
 
 demo: venv ## a cluster is backed up, broken and brought back, in three minutes
 	@tools/install-packages.sh postgresql
-	@$(PYTHON) -m ansible playbook playbooks/demo.yml
+	@ANSIBLE_CONFIG=playbooks/demo.cfg $(PYTHON) -m ansible playbook playbooks/demo.yml $(DEMO_ARGS)
 
 test: lint ## everything that can be checked: lint, then all tests
 	@$(PYTEST) -n auto --dist loadscope $(PYTEST_ARGS)

@@ -50,7 +50,7 @@ def test_a_location_that_is_down_is_told(tasks: AnsibleLab) -> None:
 
 def test_what_is_not_there(tasks: AnsibleLab) -> None:
     unknown, nothing, no_backup = tasks.play(
-        task("backup_info", source="mian"),
+        task("backup_info", source="elsewhere"),
         task("backup_info", latest=SOURCE),
         task("backup_info", backup="20000101T000000Z-00000000"),
     )

@@ -138,7 +138,7 @@ def test_what_stops_a_backup_stops_the_check_too(tasks: AnsibleLab) -> None:
     before = tasks.backup_ids()
     usual = {"cluster": SOURCE}
     cases: list[tuple[dict[str, str], str]] = [
-        ({"cluster": "mian"}, "unknown-cluster"),
+        ({"cluster": "elsewhere"}, "unknown-cluster"),
         (usual | {"config": "/nowhere/config.yml"}, "config-missing"),
         (usual | {"max_age": "30m"}, "usage"),
         (usual | {"label": "two\nlines"}, "usage"),
