@@ -32,11 +32,20 @@ class Choice:
 
 
 def choose_parent(backups: Iterable[BackupRecord], state: ClusterState, locations: Iterable[Location]) -> Choice:
-    """The newest physical backup (of ``backups``, oldest first) that an incremental can be based on."""
+    """The newest physical backup (of ``backups``, oldest first) that an incremental can be based on.
+
+    None that a verification found damaged, and none that shares packs with such a one: the damage would be inherited.
+    """
     names = [location.name for location in locations]
+    physical = [record for record in backups if record.header.kind in model.PHYSICAL]
+    suspects = {owner: record.id for record in physical if record.failed_verification for owner in record.pack_owners}
     newest_problem = ""
-    for record in reversed([record for record in backups if record.header.kind in model.PHYSICAL]):
+    for record in reversed(physical):
         problem = parent_problem(record.header, state)
+        suspect = next((suspects[owner] for owner in sorted(record.pack_owners) if owner in suspects), None)
+        if problem is None and suspect is not None:
+            shares = "" if suspect == record.id else f", and {record.id} shares packs with it"
+            problem = f"backup {suspect} did not pass its verification{shares}"
         missing = [name for name in names if name not in record.locations]
         if problem is None and missing:
             problem = f"backup {record.id} is not in location {', '.join(missing)}"

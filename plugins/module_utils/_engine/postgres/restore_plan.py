@@ -147,9 +147,17 @@ def _best(
     before = [backup for backup in candidates if _ends_before(backup, wish)]
     if not before:
         raise _too_early(candidates, wish)
-    sound = [backup for backup in before if backup.header.status == OK]
+    sound = [backup for backup in before if backup.header.status == OK and not backup.known_bad]
     best = max(sound or before, key=lambda backup: (newest(backup), backup.finished, backup.id))
     warnings = []
+    if best.known_bad and best.verified is not None:
+        warnings.append(f"backup {best.id} did not pass its verification of {best.verified.at}")
+    if sound:
+        passed_over = [backup.id for backup in before if backup.known_bad and newest(backup) > newest(best)]
+        if passed_over:
+            warnings.append(
+                f"newer backups are passed over, as they did not pass verification: {', '.join(passed_over)}"
+            )
     if best.header.status != OK:
         why = "" if len(candidates) == 1 else "; there is no other that leads to the goal"
         warnings.append(f"backup {best.id} is {best.header.status}: not all of it could be read when it was made{why}")

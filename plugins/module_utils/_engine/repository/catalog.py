@@ -13,7 +13,7 @@ from ..errors import CryoError, LocationError, RepositoryError
 from ..storage.base import Location
 from . import container, names
 from .manifest import Manifest
-from .model import PIN, UNPIN, VERIFIED, BackupHeader, Note
+from .model import OK, PIN, UNPIN, VERIFIED, BackupHeader, Note
 from .packs import first_good
 from .repository import Repository
 
@@ -49,6 +49,24 @@ class BackupRecord:
     def verified(self) -> Note | None:
         """The newest verification, whatever its result."""
         return next((note for note in reversed(self.notes) if note.kind == VERIFIED), None)
+
+    @property
+    def failed_verification(self) -> bool:
+        """Whether the newest verification found something wrong, in any location."""
+        return self.verified is not None and self.verified.data.get("result") != OK
+
+    @property
+    def known_bad(self) -> bool:
+        """Whether a restore of it has to be expected to fail: the newest verification found it whole in no location."""
+        if self.verified is None or not self.failed_verification:
+            return False
+        states = self.verified.data.get("locations", {})
+        return self.verified.data.get("result") != "damaged" or OK not in states.values()
+
+    @property
+    def pack_owners(self) -> frozenset[str]:
+        """The backups in whose packs it lies, itself included."""
+        return frozenset((self.id, *(pack.backup_id for pack in self.header.foreign)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
