@@ -8,6 +8,8 @@ SHELL = /bin/bash
 MAKEFLAGS += --no-print-directory
 # pytest's own arguments, for example: make test PYTEST_ARGS='-k wal'
 PYTEST_ARGS =
+# The benchmark's arguments, for example: make benchmark BENCHMARK_ARGS='--gigabytes 0.3'
+BENCHMARK_ARGS =
 # The playbook's, for example: make demo DEMO_ARGS='-e demo_keep=true'
 DEMO_ARGS =
 # By module, not by script: then sys.executable lies where every user can reach it, too.
@@ -15,7 +17,7 @@ PYTHON = tools/reachable.sh .venv/bin/python
 PYTEST = $(PYTHON) -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help venv packages demo test test-fast lint lock build clean
+.PHONY: help venv packages demo test test-fast benchmark lint lock build clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +31,9 @@ test: lint ## everything that can be checked: lint, then all tests
 
 test-fast: venv ## unit tests only, stops at the first failure
 	@$(PYTEST) tests/unit -x -q -n auto $(PYTEST_ARGS)
+
+benchmark: venv packages ## time and memory of backup and restore, beside pgBackRest: ten minutes, 20 GB of disk
+	@$(PYTHON) -m tests.benchmarks.heart $(BENCHMARK_ARGS)
 
 lint: venv packages ## style, types, Ansible's own checks, documentation, changelog
 	@tools/lint.sh

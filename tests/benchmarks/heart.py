@@ -1,0 +1,204 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The heart, measured: backup, restore and WAL archive of a PostgreSQL cluster, beside pgBackRest.
+
+``python -m tests.benchmarks.heart --help``; README.md says what is measured and how.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import contextlib
+import datetime
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.lab import Cluster, Installation, Lab, Runtime, Workspace, distribution, installation
+from tests.lab.cleanup import remove_tree
+from tests.lab.peers import PeerUnavailable, provide_pgbackrest
+from tests.lab.runtime import ENGINE
+from tests.lab.workspace import CHECKOUT
+
+from .contenders import Contender, Cryobackup, PgBackRest
+from .database import (
+    archive_with,
+    build,
+    damage_pages,
+    database_bytes,
+    settle,
+    touch_pages,
+    write_segments,
+)
+from .machine import describe
+from .measure import Run, RunFailed, Stopwatch, set_page_cache, tree_bytes
+from .table import Report
+
+CHANGED = 0.001
+"""Share of pages that change before an incremental backup and before a delta restore."""
+STARTS = 20
+PUSHES = 5
+SIGNIFICANT = 0.95
+"""A restored directory with less than this share of the bytes is not a restore. (Shared memory, statistics and
+caches in files are in no backup.)"""
+
+
+class Benchmark:
+    """One cluster, the contenders, and the rounds."""
+
+    def __init__(self, workspace: Workspace, cluster: Cluster, contenders: Sequence[Contender], *, warm: bool) -> None:
+        self._workspace = workspace
+        self._cluster = cluster
+        self._contenders = list(contenders)
+        self._warm = warm
+        self._stopwatch = Stopwatch(workspace)
+        self.report = Report([contender.name for contender in contenders], database_bytes(cluster))
+
+    def _turns(self, number: int) -> list[Contender]:
+        """Who goes first alternates."""
+        return self._contenders[:: 1 if number % 2 == 0 else -1]
+
+    def _measure(self, operation: str, contender: Contender, command: Sequence[str], *read: Path) -> Run:
+        set_page_cache(read, warm=self._warm)
+        run = self._stopwatch.run(command)
+        self.report.add(operation, contender.name, run)
+        say(f"  {operation:<32} {contender.name:<11} {run.seconds:8.3f} s, {run.peak_bytes / 1e6:4.0f} MB")
+        return run
+
+    def starts(self, program: Path) -> None:
+        for _ in range(STARTS):
+            self.report.add("start (--version)", "cryobackup", self._stopwatch.run([program, "--version"]))
+
+    def round(self, number: int) -> None:
+        turns = self._turns(number)
+        for contender in turns:
+            self._backup("full backup", "full", contender)
+        for contender in turns:
+            self._restores(contender, number)
+        self.report.touched = touch_pages(self._cluster, CHANGED, number * 37 + 1)
+        for operation in ("incremental, 0.1 % changed", "incremental, nothing changed"):
+            for contender in turns:
+                self._backup(operation, "incremental", contender)
+        segments = write_segments(self._cluster, PUSHES)
+        for segment in segments:
+            for contender in turns:
+                self._measure("wal-push, one segment", contender, contender.wal_push(segment), segment.parent)
+
+    def _backup(self, operation: str, kind: str, contender: Contender) -> None:
+        archive_with(self._cluster, contender.archive_command)
+        settle()
+        before = tree_bytes(contender.repository)
+        self._measure(operation, contender, contender.backup(kind), self._cluster.data_dir)
+        self.report.stored(operation, contender.name, tree_bytes(contender.repository) - before)
+
+    def _restores(self, contender: Contender, number: int) -> None:
+        target = self._workspace.directory(f"restored-{contender.name}")
+        self._measure("restore", contender, contender.restore(target, delta=False), contender.repository)
+        self._check(contender, target)
+        damage_pages(target, CHANGED, number)
+        command = contender.restore(target, delta=True)
+        self._measure("delta restore, 0.1 % changed", contender, command, contender.repository, target)
+        self._check(contender, target)
+        remove_tree(target)
+
+    def _check(self, contender: Contender, target: Path) -> None:
+        restored = tree_bytes(target, without="pg_wal")
+        if restored < self.report.database_bytes * SIGNIFICANT:
+            raise RunFailed(f"{contender.name} restored {restored} of {self.report.database_bytes} bytes")
+
+
+def command_of(lab: Lab) -> Path:
+    """The program as an installation has it: with its bytecode, which the server's user could not write."""
+    program = Runtime(lab).command()
+    for folder in (CHECKOUT / ENGINE, *program.parent.glob("venv")):
+        compileall.compile_dir(folder, quiet=2)
+    return program
+
+
+def say(words: str) -> None:
+    """A line about progress."""
+    print(words, file=sys.stderr, flush=True)
+
+
+def run(options: argparse.Namespace) -> Report:
+    """The whole benchmark, from nothing to nothing."""
+    with Lab() as lab, lab.workspace("benchmark") as workspace:
+        chosen: Installation = installation(options.postgres) if options.postgres else distribution()
+        say(f"building a cluster of about {options.gigabytes} GB with {chosen} in {workspace.path}")
+        cluster = build(workspace, chosen, options.gigabytes)
+        cluster.enable_archiving("")
+        program = command_of(lab)
+        contenders: list[Contender] = [Cryobackup(workspace, cluster, program, options.workers)]
+        if not options.skip_pgbackrest:
+            contenders.append(PgBackRest(workspace, cluster, provide_pgbackrest(), options.workers))
+        benchmark = Benchmark(workspace, cluster, contenders, warm=options.cache == "warm")
+        report = benchmark.report
+        report.facts = {
+            "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+            **describe(workspace.path),
+            "postgresql": chosen.version,
+            **{contender.name: contender.version for contender in contenders},
+            "workers": str(options.workers),
+            "rounds": str(options.rounds),
+            "page cache": options.cache,
+            "load before": f"{os.getloadavg()[0]:.2f} (1 minute), {os.getloadavg()[2]:.2f} (15 minutes)",
+        }
+        benchmark.starts(program)
+        for number in range(options.rounds):
+            say(f"round {number + 1} of {options.rounds}, load {os.getloadavg()[0]:.2f}")
+            benchmark.round(number)
+        return report
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.heart", description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=3.0, help="size of the cluster, 10^9 bytes (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="medians are of so many rounds (default: 3)")
+    parser.add_argument("--workers", type=int, default=2, help="threads or processes of each program (default: 2)")
+    parser.add_argument("--postgres", type=int, metavar="MAJOR", help="default: the distribution's")
+    parser.add_argument("--cache", choices=("warm", "cold"), default="warm", help="the page cache before each run")
+    parser.add_argument("--skip-pgbackrest", action="store_true", help="measure cryobackup only")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every single run there, too")
+    options = parser.parse_args(words)
+    if options.gigabytes <= 0 or options.rounds < 1 or options.workers < 1:
+        parser.error("--gigabytes, --rounds and --workers need positive numbers")
+    needed = options.gigabytes * 1e9 * (3 + options.rounds)
+    base = os.environ.get("LAB_DIR") or tempfile.gettempdir()
+    free = shutil.disk_usage(base if os.path.isdir(base) else "/").free
+    if free < needed:
+        parser.error(
+            f"{base} needs {needed / 1e9:.0f} GB free and has {free / 1e9:.0f}; LAB_DIR names another directory"
+        )
+    return options
+
+
+def main(words: Sequence[str]) -> int:
+    """Exit code 0, 1 when something failed, 130 when interrupted."""
+    options = arguments(words)
+    # Like Ctrl-C: the laboratory then cleans up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        report = run(options)
+    except (RunFailed, PeerUnavailable) as error:
+        say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            say("interrupted; everything is cleaned up")
+        return 130
+    print(report.markdown())
+    if options.json:
+        options.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
