@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import grp
+import os
 import pwd
 import typing as t
 
@@ -98,11 +99,16 @@ def _postgres_info(facts: Facts, copied: Copied) -> PostgresInfo:
         from_standby=label.from_standby,
         data_directory=facts.data_directory,
         next_oid=copied.next_oid,
-        tablespaces=[Tablespace(oid, path) for oid, path in sorted(tablespaces.items())],
+        tablespaces=[Tablespace(oid, _text(path)) for oid, path in sorted(tablespaces.items())],
         databases=facts.databases,
         settings=facts.settings,
         collation_versions=facts.collation_versions,
     )
+
+
+def _text(path: str) -> str:
+    """The header is text; the entry of the link has the path's own bytes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _change_detection(parent: Parent | None, reason: str, copier: Copier, state: ClusterState) -> dict[str, t.Any]:

@@ -97,6 +97,11 @@ class Connection:
             rows = cursor.fetchall() if cursor.description else []
         except psycopg2.Error as error:
             raise self._refused(error) from error
+        except UnicodeDecodeError as error:
+            raise ClusterError(
+                f"PostgreSQL answered with text that is not UTF-8: {statement}",
+                hint="Name a database with encoding UTF8 in `connection`; the database postgres usually is one.",
+            ) from error
         except BaseException:
             # We were told to stop: so is the server, which would otherwise finish its checkpoint first.
             with contextlib.suppress(psycopg2.Error):

@@ -61,6 +61,10 @@ _SETTINGS: t.Final = (
 )
 
 
+# Each name is in the encoding of the database that it was given in: as bytes, it is no error to read it here.
+_DATABASES = r"SELECT oid::int8, decode(replace(datname::text, '\', '\\'), 'escape') FROM pg_database ORDER BY oid"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Facts:
     """The cluster, before the backup starts."""
@@ -122,8 +126,8 @@ def examine(connection: Connection, data_directory: Path) -> Facts:
         control=control,
         settings=settings,
         databases=[
-            Database(int(oid), str(name))
-            for oid, name in connection.query("SELECT oid::int8, datname FROM pg_database ORDER BY oid")
+            Database(int(oid), bytes(name).decode("utf-8", "backslashreplace"))
+            for oid, name in connection.query(_DATABASES)
         ],
         collation_versions=_collation_versions(connection, version),
         configuration_files=_configuration_files(connection, settings),
