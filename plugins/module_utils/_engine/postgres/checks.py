@@ -219,9 +219,7 @@ class Checks:
         with any_session(self._sandbox) as session:
             return bool(session.query(query, extension))
 
-    def _in_every_database(
-        self, extension: str, look: Callable[[Session], list[str]], fine: str
-    ) -> tuple[bool, str]:
+    def _in_every_database(self, extension: str, look: Callable[[Session], list[str]], fine: str) -> tuple[bool, str]:
         problems = []
         for database in self._databases:
             with self._session(database) as session:

@@ -121,9 +121,7 @@ class _PackExamination:
         needs = self._needs
         if self._source.size != needs.size:
             raise DamageError(f"it has {self._source.size} bytes instead of {needs.size}")
-        decoder = _known_epoch(
-            lambda: container.ObjectDecoder(self._keys, container.PACK, needs.name, self._source)
-        )
+        decoder = _known_epoch(lambda: container.ObjectDecoder(self._keys, container.PACK, needs.name, self._source))
         table = decoder.table()
         end, _, _ = decoder.check_end()
         digest = blake3()
@@ -225,4 +223,3 @@ def describe(found: Examined) -> tuple[str, str]:
         return "unreadable", found.problem.message
     words = found.problem.message if found.problem is not None else next(iter(found.bad_frames.values()), "")
     return "damaged", bare(words, found.name)
-

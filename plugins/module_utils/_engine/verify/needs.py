@@ -253,7 +253,5 @@ def relation_base(path: bytes, segment_blocks: int) -> int:
 def fields_of(header: BackupHeader) -> dict[int, str]:
     """Names of the packs that a manifest lists, by the pack field of its extents."""
     own = {row.number: names.pack(header.backup_id, row.number) for row in header.packs}
-    foreign = {
-        xt.FOREIGN + index: names.pack(row.backup_id, row.number) for index, row in enumerate(header.foreign)
-    }
+    foreign = {xt.FOREIGN + index: names.pack(row.backup_id, row.number) for index, row in enumerate(header.foreign)}
     return own | foreign
