@@ -7,8 +7,9 @@
 #
 #   demo_guard.sh PID DIRECTORY PROGRAMS
 #
-# PID is that of ansible-playbook: when it was killed or interrupted, nobody else would. It is over when
-# the file DIRECTORY/end appears. With a file DIRECTORY/keep only the servers are stopped.
+# The playbook starts it by its text (sh -c), before there is a place for files. PID is that of
+# ansible-playbook: when it was killed or interrupted, nobody else would do this. It is over when the file
+# DIRECTORY/end appears. With a file DIRECTORY/keep only the servers are stopped.
 set -u
 playbook=$1 directory=$2 programs=$3
 exec </dev/null >>"$directory/guard.log" 2>&1
