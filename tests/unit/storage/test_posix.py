@@ -138,6 +138,22 @@ def test_left_overs_of_crashed_writers_are_swept_when_old(location):
     writer.abort()
 
 
+def test_directories_that_a_crash_left_empty_are_swept_when_old(location):
+    put(location, "packs/kept/000000.pack", b"x")
+    folders = [location.path / name for name in ("packs/left", "wal/1/00000001", "lost+found", "packs/kept")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    location.sweep(3600)
+    assert all(folder.is_dir() for folder in folders)
+    for folder in folders:
+        os.utime(folder, (1, 1))
+    location.sweep(3600)
+    assert [folder.name for folder in folders if folder.is_dir()] == ["lost+found", "kept"]
+    # Whoever remembers a directory that is gone makes it anew.
+    put(location, "packs/left/000000.pack", b"x")
+    put(location, "wal/1/00000001/000000010000000000000001", b"x")
+
+
 def test_every_step_of_a_creation_is_synced_in_its_order(location, monkeypatch):
     """fsync of the file before its name exists, of the directory after, of the parents of what was made."""
     steps = []

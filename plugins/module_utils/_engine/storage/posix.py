@@ -22,6 +22,7 @@ from ..errors import LocationError, LocationFull, ObjectConflict, ObjectMissing
 from .base import Buffer, Capacity, ObjectInfo, check_key
 
 _TEMPORARY = ".tmp"
+_LOST_AND_FOUND = "lost+found"  # the file system's own, when the location is a mount point
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -163,7 +164,23 @@ class PosixLocation:
                     if entry.stat(follow_symlinks=False).st_mtime < limit:
                         os.unlink(entry.path)
                         removed += 1
+        with self._errors("sweep", ""):
+            self._sweep_directories(self._path, limit)
         return removed
+
+    def _sweep_directories(self, directory: pathlib.Path, limit: float) -> None:
+        """Remove directories that a killed process left empty. A writer that wanted one makes it anew."""
+        with os.scandir(directory) as entries:
+            folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for folder in folders:
+            if folder.name.startswith(".") or folder.name == _LOST_AND_FOUND:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # another prune is here, too
+                is_old = folder.stat(follow_symlinks=False).st_mtime < limit
+                self._sweep_directories(pathlib.Path(folder.path), limit)
+                if is_old:
+                    with contextlib.suppress(OSError):  # not empty
+                        os.rmdir(folder.path)
 
     def make_root(self) -> None:
         """Create the directory of the location itself, and make it last. Idempotent."""
