@@ -29,7 +29,7 @@ _FIRST_XID: t.Final = 3  # FirstNormalTransactionId, transam.h
 _BEGIN: t.Final = "# BEGIN recovery settings by cryobackup"
 _END: t.Final = "# END recovery settings by cryobackup"
 _DISABLED: t.Final = "# disabled by cryobackup restore: "
-_BLOCK = re.compile(rf"^{_BEGIN}.*?^{_END}[^\n]*\n?", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(rf"^{_BEGIN}[^\n]*\n(?:(?!{_BEGIN})[^\n]*\n)*?{_END}[^\n]*\n?", re.MULTILINE)
 _PARAMETER = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.$]*)")
 
 
@@ -200,7 +200,10 @@ def edit_auto_conf(text: str, recovery: Recovery) -> str:
     """
     ours = recovery_settings(recovery)
     lines = []
-    for line in _BLOCK.sub("", text).removesuffix("\n").split("\n"):
+    rest = _BLOCK.sub("", text)
+    for line in rest.removesuffix("\n").split("\n") if rest else []:
+        if line.startswith((_BEGIN, _END)):
+            continue  # half of a block: what is left of it is treated like any other line
         match = _PARAMETER.match(line)
         name = match[1].lower() if match else ""
         stale = name in ours or name.startswith("recovery_target")

@@ -37,6 +37,7 @@ from .recovery import AUTO_CONF, RECOVERY_SIGNAL, Recovery, edit_auto_conf
 from .relfile import TABLESPACE_MAP_FILE
 from .restore_kept_wal import PG_WAL, WalKeeper
 from .restore_prepare import Prepared, UnrestorableFiles
+from .restore_servers import server_of
 from .restore_survey import CONTROL, is_never_restored, tablespace_oid
 from .restore_sweep import Walk
 from .restore_sync import sync_trees
@@ -131,6 +132,7 @@ class _Target:
             self._mark()
             if self.handles.status(b"global") is not None:
                 self.handles.rename(CONTROL, _OLD_CONTROL)
+            self._check_not_started()
         except BaseException:
             self.__exit__()
             raise
@@ -141,6 +143,19 @@ class _Target:
             os.close(self._marker)
         self.handles.close()
         self.tree.__exit__(None, None, None)
+
+    def _check_not_started(self) -> None:
+        """From here on no server can start; one may have been started since the target was checked."""
+        server = server_of(self.path)
+        if server is None:
+            return
+        self.handles.rename(_OLD_CONTROL, CONTROL)
+        self.handles.remove(_MARKER)
+        raise BusyError(
+            f"a server was started on {self.path} just now (process {server.pid})",
+            hint="Nothing was changed. Stop it, see to it that nothing starts it again, and repeat the restore.",
+            id="target-running",
+        )
 
     def _mark(self) -> None:
         directory, name = self.handles.parent(_MARKER)
@@ -314,6 +329,8 @@ class _Target:
         """Steps 6 and 7."""
         with errors(self.path):
             set_attributes(self.handles.directory(b""), self.prepared.survey.root_mode, self.owner)
+        if self.handles.status(b"global") is None:
+            self.handles.make_directory(b"global", 0o700, self.owner)
         self.handles.write_small(CONTROL, content, entry.mode, self.prepared.ownership.of(entry))
         self.handles.sync_directory(b"global")
         for name in (_OLD_CONTROL, _MARKER):

@@ -35,7 +35,8 @@ def server_of(data_directory: Path) -> RunningServer | None:
     better to refuse once too often.
     """
     for server in running_servers():
-        if _same_directory(server.data_directory, data_directory):
+        # Through /proc, because in a container the directory has another name.
+        if _same_directory(f"/proc/{server.pid}/cwd", data_directory):
             return server
     pid = _pid_in_file(data_directory)
     if pid is None or pid in (os.getpid(), os.getppid()) or not _is_alive(pid):
@@ -93,7 +94,7 @@ def _may_be_postgres(pid: int) -> bool:
         return False
 
 
-def _same_directory(one: Path, other: Path) -> bool:
+def _same_directory(one: str | Path, other: str | Path) -> bool:
     try:
         return os.path.samefile(one, other)
     except OSError:

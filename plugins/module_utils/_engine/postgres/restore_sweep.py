@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ..errors import DamageError
 from .restore_tree import Handles, Owner
 
 Keep: t.TypeAlias = t.Callable[[bytes, bytes], bool]
@@ -29,13 +30,22 @@ class Walk:
         self._sweep = sweep
         self._keep = keep
         self._stack: list[tuple[bytes, set[bytes]]] = [(b"", set())]
+        self._last: list[bytes] = []
 
     def enter(self, path: bytes, *, directory: bool) -> None:
         """The next entry. Directories above it that the manifest does not list are made.
 
-        A directory itself is made by the caller, before the next call.
+        A directory itself is made by the caller, before the next call. Raises DamageError for entries that
+        are not in order: what belongs to a directory that was left already would be taken for surplus.
         """
         above, _, name = path.rpartition(b"/")
+        parts = path.split(b"/")
+        if (above or directory) and parts <= self._last:
+            raise DamageError(
+                f"the entries of the backup are not in their order, at {path.decode('utf-8', 'backslashreplace')}",
+                hint="The manifest is not what this program writes. Choose another backup.",
+            )
+        self._last = max(parts, self._last)
         while not _is_above(self._stack[-1][0], path):
             self._leave()
         self._descend(above)
