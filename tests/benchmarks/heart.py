@@ -27,7 +27,7 @@ from tests.lab.peers import PeerUnavailable, provide_pgbackrest
 from tests.lab.runtime import ENGINE
 from tests.lab.workspace import CHECKOUT
 
-from .contenders import Contender, Cryobackup, PgBackRest
+from .contenders import LEVEL, Contender, Cryobackup, PgBackRest
 from .database import (
     archive_with,
     build,
@@ -38,8 +38,8 @@ from .database import (
     write_segments,
 )
 from .machine import describe
-from .measure import Run, RunFailed, Stopwatch, set_page_cache, tree_bytes
-from .table import Report
+from .measure import RunFailed, Stopwatch, set_page_cache, tree_bytes
+from .table import BARE, Report
 
 CHANGED = 0.001
 """Share of pages that change before an incremental backup and before a delta restore."""
@@ -53,10 +53,13 @@ caches in files are in no backup.)"""
 class Benchmark:
     """One cluster, the contenders, and the rounds."""
 
-    def __init__(self, workspace: Workspace, cluster: Cluster, contenders: Sequence[Contender], *, warm: bool) -> None:
+    def __init__(
+        self, workspace: Workspace, cluster: Cluster, contenders: Sequence[Contender], *, workers: int, warm: bool
+    ) -> None:
         self._workspace = workspace
         self._cluster = cluster
         self._contenders = list(contenders)
+        self._workers = workers
         self._warm = warm
         self._stopwatch = Stopwatch(workspace)
         self.report = Report([contender.name for contender in contenders], database_bytes(cluster))
@@ -65,12 +68,11 @@ class Benchmark:
         """Who goes first alternates."""
         return self._contenders[:: 1 if number % 2 == 0 else -1]
 
-    def _measure(self, operation: str, contender: Contender, command: Sequence[str], *read: Path) -> Run:
+    def _measure(self, operation: str, name: str, command: Sequence[str], *read: Path) -> None:
         set_page_cache(read, warm=self._warm)
         run = self._stopwatch.run(command)
-        self.report.add(operation, contender.name, run)
-        say(f"  {operation:<32} {contender.name:<11} {run.seconds:8.3f} s, {run.peak_bytes / 1e6:4.0f} MB")
-        return run
+        self.report.add(operation, name, run)
+        say(f"  {operation:<32} {name:<11} {run.seconds:8.3f} s, {run.peak_bytes / 1e6:4.0f} MB")
 
     def starts(self, program: Path) -> None:
         for _ in range(STARTS):
@@ -78,6 +80,7 @@ class Benchmark:
 
     def round(self, number: int) -> None:
         turns = self._turns(number)
+        self._compress_only()
         for contender in turns:
             self._backup("full backup", "full", contender)
         for contender in turns:
@@ -89,22 +92,32 @@ class Benchmark:
         segments = write_segments(self._cluster, PUSHES)
         for segment in segments:
             for contender in turns:
-                self._measure("wal-push, one segment", contender, contender.wal_push(segment), segment.parent)
+                self._measure("wal-push, one segment", contender.name, contender.wal_push(segment), segment.parent)
+
+    def _compress_only(self) -> None:
+        """What compression alone costs, on the same cores."""
+        if shutil.which("zstd") is None:
+            return
+        program = f"zstd -{LEVEL} -T{self._workers}"
+        files = f"find {self._cluster.data_dir} -path '*/pg_wal/*' -o -type f -print0"
+        # Nothing is written: a lower bound for every program that compresses at this level.
+        pipe = f"{files} | xargs -0 cat | {program} --quiet --stdout > /dev/null"
+        self._measure(BARE, program, ["/bin/sh", "-c", pipe], self._cluster.data_dir)
 
     def _backup(self, operation: str, kind: str, contender: Contender) -> None:
         archive_with(self._cluster, contender.archive_command)
         settle()
         before = tree_bytes(contender.repository)
-        self._measure(operation, contender, contender.backup(kind), self._cluster.data_dir)
+        self._measure(operation, contender.name, contender.backup(kind), self._cluster.data_dir)
         self.report.stored(operation, contender.name, tree_bytes(contender.repository) - before)
 
     def _restores(self, contender: Contender, number: int) -> None:
         target = self._workspace.directory(f"restored-{contender.name}")
-        self._measure("restore", contender, contender.restore(target, delta=False), contender.repository)
+        self._measure("restore", contender.name, contender.restore(target, delta=False), contender.repository)
         self._check(contender, target)
         damage_pages(target, CHANGED, number)
         command = contender.restore(target, delta=True)
-        self._measure("delta restore, 0.1 % changed", contender, command, contender.repository, target)
+        self._measure("delta restore, 0.1 % changed", contender.name, command, contender.repository, target)
         self._check(contender, target)
         remove_tree(target)
 
@@ -138,7 +151,8 @@ def run(options: argparse.Namespace) -> Report:
         contenders: list[Contender] = [Cryobackup(workspace, cluster, program, options.workers)]
         if not options.skip_pgbackrest:
             contenders.append(PgBackRest(workspace, cluster, provide_pgbackrest(), options.workers))
-        benchmark = Benchmark(workspace, cluster, contenders, warm=options.cache == "warm")
+        warm = options.cache == "warm"
+        benchmark = Benchmark(workspace, cluster, contenders, workers=options.workers, warm=warm)
         report = benchmark.report
         report.facts = {
             "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),

@@ -14,9 +14,11 @@ from .measure import Run
 
 MEMORY_GOAL_BYTES = 300e6
 START_GOAL_SECONDS = 0.060
-WHOLE = ("full backup", "restore")
+BARE = "the same bytes, compressed only"
+WHOLE = ("full backup", "restore", BARE)
 """Operations that move the whole database: those have a rate."""
 RATIO_GOALS = {"full backup": 0.7, "restore": 0.7}
+BARE_GOAL = 1.15
 
 
 class Report:
@@ -58,9 +60,8 @@ class Report:
     def _rows(self) -> Iterator[Sequence[str]]:
         yield "operation", "program", "seconds", "range", "MB/s", "CPU s", "peak MB", "stored MB", "others", "ratio"
         for operation, by_name in self._runs.items():
-            for name in self._names:
-                if name in by_name:
-                    yield self._row(operation, name, by_name[name])
+            for name, runs in by_name.items():
+                yield self._row(operation, name, runs)
 
     def _row(self, operation: str, name: str, runs: Sequence[Run]) -> Sequence[str]:
         seconds = [run.seconds for run in runs]
@@ -80,26 +81,28 @@ class Report:
             "" if ratio is None else f"{ratio:.2f}",
         )
 
+    def _median(self, operation: str, name: str) -> float:
+        return statistics.median(run.seconds for run in self._runs[operation][name])
+
     def _ratio(self, operation: str) -> float | None:
         """Time of the first program divided by that of the second."""
         by_name = self._runs.get(operation, {})
         if len(self._names) < 2 or any(name not in by_name for name in self._names):
             return None
-        ours, theirs = (statistics.median(run.seconds for run in by_name[name]) for name in self._names)
-        return ours / theirs
+        return self._median(operation, self._names[0]) / self._median(operation, self._names[1])
 
     def _goals(self) -> Iterator[Sequence[str]]:
         yield "goal", "measured", "met"
         ours = self._names[0]
-        start = statistics.median(run.seconds for run in self._runs["start (--version)"][ours])
+        start = self._median("start (--version)", ours)
         yield (
             f"`{ours} --version` under {START_GOAL_SECONDS * 1000:.0f} ms",
             f"{start * 1000:.1f} ms",
             _met(start < START_GOAL_SECONDS),
         )
         for operation, by_name in self._runs.items():
-            peak = max(run.peak_bytes for run in by_name[ours])
-            if "backup" in operation or "restore" in operation:
+            peak = max((run.peak_bytes for run in by_name.get(ours, [])), default=0)
+            if operation.startswith(("full", "incremental", "restore", "delta")):
                 goal = f"{operation} under {MEMORY_GOAL_BYTES / 1e6:.0f} MB resident"
                 yield goal, f"{peak / 1e6:.0f} MB", _met(peak < MEMORY_GOAL_BYTES)
         for operation, limit in RATIO_GOALS.items():
@@ -107,6 +110,9 @@ class Report:
             if ratio is not None:
                 goal = f"{operation} in at most {limit} of {self._names[1]}'s time"
                 yield goal, f"{ratio:.2f}", _met(ratio <= limit)
+        for name in self._runs.get(BARE, {}):
+            ratio = self._median("full backup", ours) / self._median(BARE, name)
+            yield f"full backup in at most {BARE_GOAL} of {name}'s time", f"{ratio:.2f}", _met(ratio <= BARE_GOAL)
 
 
 def _met(met: bool) -> str:
