@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import shutil
@@ -16,10 +17,16 @@ from pathlib import Path
 
 import pytest
 
-from cryobackup.postgres.target import MARKER
+from cryobackup.errors import BusyError
+from cryobackup.events import Silent
+from cryobackup.postgres.recovery import Recovery
+from cryobackup.postgres.restore_build import build
+from cryobackup.postgres.restore_prepare import prepare
+from cryobackup.postgres.target import MARKER, OLD_CONTROL
+from cryobackup.repository.catalog import Catalog
 from tests.lab import FullDisk, prove_restore
 
-from .lab import Story, snapshot
+from .lab import Story, snapshot, wait_promoted
 from .test_restore_goals import QUICK, side
 
 
@@ -292,3 +299,26 @@ def test_only_one_restore_writes_to_a_target(story: Story) -> None:
     assert process.returncode == 0, (out, errors)
     assert (code, result["error"]["id"]) == (1, "busy")
     prove_restore(story.lab.workspace, target, rows=story.writer.expect_all(), **QUICK)
+
+
+def test_a_server_that_is_started_meanwhile(story: Story) -> None:
+    """Between the checks and the first change: it stays as it is, control file and all."""
+    lab = story.lab
+    target = lab.place("started-meanwhile")
+    lab.restore(target, *side(story, target))
+    repository = lab.repository()
+    backup = Catalog.load(repository, "main").find(story.full)
+    mapping = {str(story.tablespace): f"{target}-side"}
+    prepared = prepare(repository, backup, target, tablespaces=mapping, tablespace_root=None, delta=True, owner=None)
+    server = lab.workspace.adopt(target)
+    server.start()
+    wait_promoted(server)
+    with pytest.raises(BusyError) as caught:
+        build(prepared, Recovery("false"), workers=1, durable=True, reporter=Silent(), now=dt.datetime.now(dt.UTC))
+    assert caught.value.id == "target-running"
+    server.checkpoint()
+    server.restart()
+    assert server.value("SELECT count(*) FROM lab_rows") == story.writer.count
+    server.stop()
+    assert not (target / MARKER).exists()
+    assert not (target / OLD_CONTROL).exists()

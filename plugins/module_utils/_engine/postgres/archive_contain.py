@@ -13,7 +13,7 @@ import os
 import struct
 import typing as t
 
-from ..errors import RepositoryError, RestoreError
+from ..errors import RestoreError
 from .archive_get import deliver
 from .wal import WalKind, WalName, parse_wal_name, segment_name
 from .wal_tablespaces import TABLESPACE_RECORD_BYTES_MAX, Patch, contain_tablespaces
@@ -66,11 +66,7 @@ def _from_before(segment: bytes, neighbours: _Neighbours) -> tuple[Patch, ...]:
         return ()
     before = neighbours.read(len(segment), -1)
     if before is None:
-        raise RepositoryError(
-            "the WAL segment before this one is not in the archive, and a record of it goes on here",
-            hint="It may tell where a tablespace lies, and so this one cannot be given to a copy.",
-            id="wal-missing",
-        )
+        return ()  # recovery cannot have it either, and so begins behind that record
     return contain_tablespaces(before, lambda: segment).following
 
 
