@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 import threading
@@ -244,3 +245,52 @@ def test_stops_when_told(bench: Bench) -> None:
     bench.stop.set()
     with pytest.raises(Abandoned):
         bench.read()
+
+
+def test_files_read_together_are_as_those_read_alone(bench: Bench) -> None:
+    """Small, empty, large and odd files, broken ones, one that grew, one that went, one that was replaced."""
+    directory = bench.file.parent / "files"
+    directory.mkdir()
+    files = {
+        "1": [make_page(0), make_page(1)],
+        "2": [make_page(131072)],
+        "3": [],
+        "4": [make_page(0), broken(make_page(1)), make_page(2)],
+        "5": [make_page(number) for number in range(60)],
+        "6": [make_page(0), b"half a page"],
+        "7": [b"no page at all"],
+        "8": [make_page(0), bytes(BLOCK)],
+        "grows": [make_page(0)],
+        "goes": [make_page(0)],
+        "replaced": [make_page(0), make_page(1)],
+        **{f"more-{number}": [make_page(block, fill=b"%d" % number) for block in range(20)] for number in range(9)},
+    }
+    pieces = []
+    for name, pages in files.items():
+        path = directory / name
+        path.write_bytes(b"".join(pages))
+        status = path.stat()
+        first = {"7": None, "2": 131072}.get(name, 0)
+        piece = Piece(
+            os.fsencode(path), 0, status.st_size, status.st_dev, status.st_ino, first, Method.PAGE_LSN, whole=True
+        )
+        # Every page is old, and the parent has them all but the last.
+        pieces.append(dataclasses.replace(piece, since_lsn=START, parent_size=max(0, status.st_size - BLOCK)))
+    (directory / "grows").write_bytes(make_page(0) + make_page(1))
+    (directory / "goes").unlink()
+    (directory / "other").write_bytes((directory / "replaced").read_bytes())
+    (directory / "other").rename(directory / "replaced")
+
+    alone = [bench.reader.read(piece) for piece in pieces]
+    together = bench.reader.read_all(pieces)
+    named = dict(zip(files, together, strict=True))
+    assert named["4"].damaged == [1]
+    assert named["goes"].vanished
+    assert named["grows"].size == 2 * BLOCK
+    assert named["replaced"].pages_stored == 2
+    assert named["1"].pages_stored == 1
+    bench.reader.writer.flush()
+    for one, other in zip(alone, together, strict=True):
+        assert bench.stored(one) == bench.stored(other)
+        for field in ("vanished", "replaced", "size", "bytes_read", "bytes_stored", "pages", "pages_stored", "damaged"):
+            assert getattr(one, field) == getattr(other, field), field

@@ -16,6 +16,8 @@ import functools
 import typing as t
 from dataclasses import dataclass
 
+from .lsn import MAX_LSN
+
 if t.TYPE_CHECKING:
     import numpy as np
     from _typeshed import ReadableBuffer
@@ -82,16 +84,7 @@ def page_checksums(
     ``first_block`` is the number of the buffer's first page within the relation, all segment files
     counted. Like ``pg_checksum_page``, meaningless for new pages.
     """
-    import numpy as np
-
-    words = _words(buffer, block_size)
-    folded = np.empty(len(words), dtype=np.uint32)
-    for start in range(0, len(words), _BATCH_PAGES):
-        _fold_pages(words[start : start + _BATCH_PAGES], folded[start : start + _BATCH_PAGES])
-    folded ^= np.arange(first_block, first_block + len(words), dtype=np.int64).astype(np.uint32)
-    folded %= np.uint32(65535)
-    folded += np.uint32(1)
-    return folded.astype(np.uint16)
+    return _checksums(_words(buffer, block_size), first_block)
 
 
 def changed_since(buffer: ReadableBuffer, lsn: int, *, block_size: int = BLOCK_SIZE_DEFAULT) -> BoolArray:
@@ -131,6 +124,40 @@ def verify_pages(
 
     words = _words(buffer, block_size)
     lsns = _lsns(words)
+    suspect, newer = _suspect_pages(words, lsns, first_block, start_lsn, block_size, checksums)
+    return PageScan(
+        pages=len(words),
+        suspect=np.flatnonzero(suspect) + first_block,
+        newer=int(np.count_nonzero(newer)),
+        highest_lsn=int(lsns.max(initial=0)),
+        trailing_bytes=memoryview(buffer).nbytes % block_size,
+    )
+
+
+def suspect_pages(
+    buffer: ReadableBuffer, blocks: BlockArray, *, block_size: int = BLOCK_SIZE_DEFAULT, checksums: bool = True
+) -> BoolArray:
+    """For every whole page, whether :func:`verify_pages` would suspect it, whatever its LSN.
+
+    ``blocks`` has the number of each within its relation: the pages may be of several. Looking at the pages of
+    many small files together takes hardly longer than at those of one.
+    """
+    words = _words(buffer, block_size)
+    suspect, _ = _suspect_pages(words, _lsns(words), blocks, MAX_LSN, block_size, checksums)
+    return suspect
+
+
+def _suspect_pages(
+    words: Words,
+    lsns: NDArray[np.uint64],
+    blocks: int | BlockArray,
+    start_lsn: int,
+    block_size: int,
+    checksums: bool,
+) -> tuple[BoolArray, BoolArray]:
+    """(suspect, not judged because newer), for every page."""
+    import numpy as np
+
     new = (words[:, 3] >> np.uint32(16)) == 0
     newer = (lsns >= start_lsn) & ~new
     suspect = np.zeros(len(words), dtype=np.bool_)
@@ -139,14 +166,22 @@ def verify_pages(
     suspect |= judged & ~_headers_sane(words, block_size)
     if checksums and judged.any():
         stored = (words[:, _WORD_CHECKSUM] & np.uint32(0xFFFF)).astype(np.uint16)
-        suspect |= judged & (stored != page_checksums(buffer, first_block, block_size=block_size))
-    return PageScan(
-        pages=len(words),
-        suspect=np.flatnonzero(suspect) + first_block,
-        newer=int(np.count_nonzero(newer)),
-        highest_lsn=int(lsns.max(initial=0)),
-        trailing_bytes=memoryview(buffer).nbytes % block_size,
-    )
+        suspect |= judged & (stored != _checksums(words, blocks))
+    return suspect, newer
+
+
+def _checksums(words: Words, blocks: int | BlockArray) -> NDArray[np.uint16]:
+    import numpy as np
+
+    if isinstance(blocks, int):
+        blocks = np.arange(blocks, blocks + len(words), dtype=np.int64)
+    folded = np.empty(len(words), dtype=np.uint32)
+    for start in range(0, len(words), _BATCH_PAGES):
+        _fold_pages(words[start : start + _BATCH_PAGES], folded[start : start + _BATCH_PAGES])
+    folded ^= blocks.astype(np.uint32)
+    folded %= np.uint32(65535)
+    folded += np.uint32(1)
+    return folded.astype(np.uint16)
 
 
 def _words(buffer: ReadableBuffer, block_size: int) -> Words:

@@ -106,7 +106,7 @@ class Readers:
     def _read(self, pieces: Sequence[Piece]) -> list[PieceResult]:
         reader = self._idle.get()
         try:
-            return [reader.read(piece) for piece in pieces]
+            return reader.read_all(pieces)
         finally:
             self._idle.put(reader)
 
