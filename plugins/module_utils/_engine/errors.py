@@ -41,11 +41,13 @@ class CryoError(Exception):
 
     id = "error"
     exit_code = EXIT_FAILED
+    usual_hint = "What was finished is safe, and nothing half-done counts. Mend the cause, then run it again."
+    """What to do next where whoever raised it knew nothing better."""
 
     def __init__(self, message: str, *, hint: str = "", id: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
         if id is not None:
             self.id = id
 
@@ -57,14 +59,17 @@ class CryoError(Exception):
 class ConfigError(CryoError):
     id = "config"
     exit_code = EXIT_USAGE
+    usual_hint = "Nothing was changed. `cryobackup config check` and `cryobackup COMMAND --help` show what is possible."
 
 
 class KeyFileError(CryoError):
     id = "key-file"
+    usual_hint = "Bring the file back from the recovery kit (`cryobackup key import`) or from a host that has it."
 
 
 class SourceError(CryoError):
     id = "source"
+    usual_hint = "Earlier backups are untouched. Mend the source, then run it again."
 
 
 class ClusterError(SourceError):
@@ -73,6 +78,9 @@ class ClusterError(SourceError):
 
 class RepositoryError(CryoError):
     id = "repository"
+    usual_hint = (
+        "Nothing was deleted. `cryobackup verify --all` shows what is damaged or missing, and which backups need it."
+    )
 
 
 class LocationError(RepositoryError):
@@ -94,19 +102,24 @@ class ObjectConflict(RepositoryError):
 class DamageError(RepositoryError):
     id = "damage"
     exit_code = EXIT_DAMAGE
+    usual_hint = "Nothing damaged was used. `cryobackup verify --all` shows what else is, and which backups need it."
 
 
 class RestoreError(CryoError):
     id = "restore"
+    usual_hint = "The backups are untouched. Mend what hinders the restore, then run it again."
 
 
 class TargetError(CryoError):
     id = "target"
+    usual_hint = "The backups are untouched. `cryobackup list` shows what there is to restore."
 
 
 class BusyError(CryoError):
     id = "busy"
+    usual_hint = "Wait until the other one is done. Its lock goes with its process."
 
 
 class RefusedError(CryoError):
     id = "refused"
+    usual_hint = "Nothing was changed."
