@@ -80,7 +80,8 @@ def next_steps(result: RestoreResult, prepared: Prepared, *, in_place: bool) -> 
     if result.archiving == OFF:
         steps.append(
             f"archive_mode is off in {result.target}/{AUTO_CONF}, so that this copy never archives into the archive of "
-            "its source. A cluster that is to live on needs ALTER SYSTEM RESET archive_mode, and a backup."
+            "its source. If it is to take its source's place: make it the data_directory of the configuration, ALTER "
+            "SYSTEM SET archive_mode = on, restart it, and take a full backup."
         )
     elif in_place:
         steps.append("After the promotion take a new full backup: history goes on in a new timeline.")
@@ -89,7 +90,7 @@ def next_steps(result: RestoreResult, prepared: Prepared, *, in_place: bool) -> 
 
 def _how_to_start(result: RestoreResult, prepared: Prepared, *, in_place: bool) -> list[str]:
     if in_place and not prepared.survey.has_postgresql_conf:
-        return ["Start the cluster as usual (its configuration is outside of the data directory and as it was)."]
+        return [_start_in_place(result)]
     try:
         command = _command(result, prepared, None)
     except ConfigError as error:
@@ -99,6 +100,17 @@ def _how_to_start(result: RestoreResult, prepared: Prepared, *, in_place: bool) 
         saved = prepared.target.path / _SAVED_CONFIG
         steps.append(f"The configuration lay outside of the data directory. It was saved in {saved}.")
     return [*steps, f"Start it as user {result.owner}: {shlex.join(command)}"]
+
+
+def _start_in_place(result: RestoreResult) -> str:
+    """On a new machine the configuration is gone as the data directory was."""
+    lost = [path for path in result.config_files if not Path(path).exists()]
+    if not lost:
+        return "Start the cluster as usual (its configuration is outside of the data directory and as it was)."
+    return (
+        f"Bring back the configuration ({', '.join(lost)}): copies are below {result.target}/{_SAVED_CONFIG}. "
+        "Then start the cluster as usual."
+    )
 
 
 def _command(result: RestoreResult, prepared: Prepared, programs: Path | None) -> list[str]:
