@@ -91,7 +91,7 @@ def full_disk(workspace: Workspace) -> Callable[..., FullDisk]:
         pytest.skip("mounting a file system needs root")
 
     def make(megabytes: int = 16, inodes: int | None = None) -> FullDisk:
-        number = sum(1 for _ in workspace.path.glob("disk-*")) + 1
+        number = sum(1 for _unused in workspace.path.glob("disk-*")) + 1
         disk = FullDisk(workspace.directory(f"disk-{number}"), workspace.account).mount(megabytes, inodes)
         workspace.at_end(disk.close)
         return disk

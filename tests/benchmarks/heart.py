@@ -75,7 +75,7 @@ class Benchmark:
         say(f"  {operation:<32} {name:<11} {run.seconds:8.3f} s, {run.peak_bytes / 1e6:4.0f} MB")
 
     def starts(self, program: Path) -> None:
-        for _ in range(STARTS):
+        for _unused in range(STARTS):
             self.report.add("start (--version)", "cryobackup", self._stopwatch.run([program, "--version"]))
 
     def round(self, number: int) -> None:

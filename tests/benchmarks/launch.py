@@ -39,7 +39,7 @@ def main(user: str, output: str, *command: str) -> int:
             os.execv(command[0], command)
         finally:
             os._exit(127)
-    _, status, usage = os.wait4(pid, 0)
+    _unused, status, usage = os.wait4(pid, 0)
     seconds = time.perf_counter() - started
     json.dump(
         {

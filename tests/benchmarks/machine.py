@@ -20,7 +20,7 @@ def filesystem(path: Path) -> str:
     """Type of the file system that ``path`` is on."""
     best, kind = "", "unknown"
     for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, point, found = line.split(" ")[:3]
+        _unused, point, found = line.split(" ")[:3]
         below = point == "/" or str(path) == point or str(path).startswith(f"{point}/")
         if below and len(point) >= len(best):
             best, kind = point, found

@@ -42,7 +42,7 @@ class Run:
 
 def files_below(root: Path) -> Iterator[Path]:
     """All regular files, links not followed; what vanishes meanwhile is left out."""
-    for folder, _, names in os.walk(root):
+    for folder, _unused, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
             if path.is_file() and not path.is_symlink():
@@ -97,7 +97,7 @@ class Stopwatch:
         launcher = [sys.executable, "-I", "-S", LAUNCHER, user, self._output, *command]
         busy, started = _busy_seconds(), time.monotonic()
         process = self._workspace.popen(launcher, as_server=False, stdout=subprocess.PIPE, text=True)
-        answer, _ = process.communicate()
+        answer, _unused = process.communicate()
         elapsed, busy = time.monotonic() - started, _busy_seconds() - busy
         measured = json.loads(answer)
         if measured["exit_code"] != 0:

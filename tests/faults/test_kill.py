@@ -111,13 +111,13 @@ class KillLab(RestoreLab):
 
 
 def files_below(directory: Path) -> Iterator[str]:
-    for path, _, files in os.walk(directory):
+    for path, _unused, files in os.walk(directory):
         for name in files:
             yield os.path.relpath(os.path.join(path, name), directory)
 
 
 def count_below(directory: Path) -> int:
-    return sum(1 for _ in files_below(directory))
+    return sum(1 for _unused in files_below(directory))
 
 
 @pytest.fixture

@@ -323,7 +323,7 @@ class Protocol(RuleBasedStateMachine):
     @invariant()
     def objects_never_change(self) -> None:
         for name, objects in self.stores.items():
-            for key, (data, _) in objects.items():
+            for key, (data, _unused) in objects.items():
                 assert self.seen.setdefault((name, key), data) == data
 
 

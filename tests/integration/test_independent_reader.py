@@ -147,7 +147,7 @@ def test_refuses_a_directory_that_is_not_empty(independent: ReaderLab) -> None:
 
 
 def read_manifest(repository: reader.Repository, name: str) -> None:
-    for _ in reader.Backup(repository, name).entries:
+    for _unused in reader.Backup(repository, name).entries:
         pass
 
 
@@ -158,7 +158,7 @@ def read_pack(repository: reader.Repository, name: str) -> None:
 
 
 def read_wal(repository: reader.Repository, name: str) -> None:
-    _, system, _, file = name.split("/")
+    _unused, system, _unused, file = name.split("/")
     reader.fetch_wal(repository, system, file, Path("/dev/null"))
 
 
@@ -223,7 +223,7 @@ def test_refuses_a_wrong_key_of_this_repository(independent: ReaderLab, file: st
     """The name of the repository is on the line, but it is not its key."""
     keys = copy_of_keys(independent, f"wrong-{role}")
     line = next(line for line in (keys / file).read_text().splitlines() if line.startswith("cryo-"))
-    kind, repository, epoch, text, _ = line.split(" ")
+    kind, repository, epoch, text, _unused = line.split(" ")
     key = base64.b64decode(text)
     words = " ".join([kind, repository, epoch, base64.b64encode(key[:-1] + bytes([key[-1] ^ 1])).decode()])
     (keys / file).write_text(f"{words} {hashlib.sha256(words.encode()).hexdigest()[:8]}\n")

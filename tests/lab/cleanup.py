@@ -158,7 +158,7 @@ def remove_tree(root: Path) -> None:
         shutil.rmtree(root, onerror=_ignore_missing)
         return
     # Only an owner other than root meets directories that it may not write to.
-    for folder, directories, _ in os.walk(root):
+    for folder, directories, _unused in os.walk(root):
         for path in (folder, *(os.path.join(folder, name) for name in directories)):
             if not os.path.islink(path):
                 os.chmod(path, 0o700)

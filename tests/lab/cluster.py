@@ -351,7 +351,7 @@ class Cluster:
     def control(self) -> dict[str, str]:
         """What pg_controldata prints, name to value."""
         lines = self.run("pg_controldata", "-D", self.data_dir).stdout.splitlines()
-        return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        return {name.strip(): value.strip() for name, _unused, value in (line.partition(":") for line in lines)}
 
     @property
     def system_identifier(self) -> str:

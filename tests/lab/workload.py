@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def lsn_number(lsn: str) -> int:
     """An LSN such as ``0/3000028`` as a byte position."""
-    high, _, low = lsn.partition("/")
+    high, _unused, low = lsn.partition("/")
     return (int(high, 16) << 32) + int(low, 16)
 
 

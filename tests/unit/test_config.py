@@ -571,7 +571,7 @@ def test_whatever_is_written_there(load: Load, data: st.DataObject) -> None:
     )
     lines = FULL.splitlines()
     number = data.draw(st.integers(0, len(lines) - 1))
-    key, colon, _ = lines[number].partition(": ")
+    key, colon, _unused = lines[number].partition(": ")
     lines[number] = f"{key}{colon or ': '}{data.draw(values)}" if data.draw(st.booleans()) else ""
     with contextlib.suppress(ConfigError):
         load("\n".join(lines))

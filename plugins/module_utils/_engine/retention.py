@@ -119,7 +119,7 @@ class WalKeep:
         file = match_wal_name(name)
         if file is None or file.kind is WalKind.HISTORY or not self.starts:
             return True
-        return _position(name) >= min(_position(segment) for _, segment in self.starts)
+        return _position(name) >= min(_position(segment) for _unused, segment in self.starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +310,7 @@ def _large_shares(present: Pool, deleted: frozenset[str], limit: float) -> Itera
 
 def _large_share(group: Pool, what: str, deleted: frozenset[str], limit: float) -> str | None:
     # Pool by pool, or damaged backups would hide that nearly all good ones go.
-    for _, pool in _pools(group):
+    for _unused, pool in _pools(group):
         gone = sum(backup.backup_id in deleted for backup in pool)
         if gone > 1 and gone > limit * len(pool):
             status = "" if len(pool) == len(group) else "better "
@@ -402,7 +402,7 @@ def explain(plan: Plan) -> list[str]:
         f"delete {len(plan.deletes)} (at most {_size(plan.bytes_deleted)} become free)"
     )
     for keep in plan.wal:
-        starts = ", ".join(segment for _, segment in keep.starts)
+        starts = ", ".join(segment for _unused, segment in keep.starts)
         what = f"from {starts}" if starts else "all"
         lines.append(f"WAL of system {keep.system_identifier}: keep {what} ({keep.why})")
     if plan.brake:

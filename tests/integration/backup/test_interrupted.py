@@ -46,7 +46,7 @@ def wait_for_copying(backups: BackupLab, process: subprocess.Popen[str]) -> None
 
 
 def gone(cluster: Cluster) -> bool:
-    for _ in range(500):
+    for _unused in range(500):
         if not sessions(cluster):
             return True
         time.sleep(0.02)
@@ -61,7 +61,7 @@ def test_stopped_by_a_signal(backups: BackupLab, number: signal.Signals) -> None
     wait_for_copying(backups, process)
     assert sessions(backups.cluster) == 1
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _unused = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert json.loads(output)["error"]["id"] == "stopped"
     assert (backups.manifests(), backups.leases()) == ([], [])
@@ -117,7 +117,7 @@ def test_the_server_ends_the_session(backups: BackupLab) -> None:
     backups.cluster.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE %s", "cryobackup backup%"
     )
-    output, _ = process.communicate(timeout=120)
+    output, _unused = process.communicate(timeout=120)
     assert process.returncode == 1
     assert json.loads(output)["error"]["id"] == "connection-lost"
     assert (backups.manifests(), backups.leases()) == ([], [])

@@ -143,7 +143,7 @@ class Pooler:
         self._thread.start()
 
     def _serve(self) -> None:
-        client, _ = self._socket.accept()
+        client, _unused = self._socket.accept()
         with client, socket.socket(socket.AF_UNIX) as server:
             server.connect(self._server)
             back = threading.Thread(target=self._back, args=(server, client))

@@ -38,7 +38,7 @@ def test_every_backup_under_load_restores(
     with LiveWriter(cluster) as writer, Pgbench(workspace, cluster, rate=200), storm:
         storm.wait_rounds(1)
         taken = [backups.backup("full")]
-        for _ in range(3):
+        for _unused in range(3):
             storm.wait_rounds(storm.rounds + 2)
             taken.append(backups.backup("incremental"))
     assert [backup["type"] for backup in taken] == ["full", *["incremental"] * 3]

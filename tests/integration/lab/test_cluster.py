@@ -180,7 +180,7 @@ def test_two_builds_at_once_make_one_root(workspace: Workspace) -> None:
             stdout=subprocess.PIPE,
             text=True,
         )
-        for _ in range(2)
+        for _unused in range(2)
     ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]

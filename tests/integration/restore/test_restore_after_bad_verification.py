@@ -20,7 +20,7 @@ QUICK: dict[str, Any] = {"amcheck": False, "visibility": False}
 def damage(lab: RestoreLab, backup_id: str, *locations: str) -> None:
     """One byte in the middle of the first pack that this backup wrote."""
     for location in locations:
-        (pack, *_) = sorted((lab.locations[location] / "packs" / backup_id).iterdir())
+        (pack, *_unused) = sorted((lab.locations[location] / "packs" / backup_id).iterdir())
         flip_byte(pack, pack.stat().st_size // 2)
 
 
@@ -67,7 +67,7 @@ def test_a_restore_passes_over_what_is_known_to_be_damaged(restores: RestoreLab)
     assert result["backup_id"] == good
     assert any(bad in warning and "verification" in warning for warning in result["warnings"])
     prove_restore(lab.workspace, lab.place("restored"), **QUICK)
-    code, failed, _ = lab.try_restore(lab.place("named"), "--backup", bad)
+    code, failed, _unused = lab.try_restore(lab.place("named"), "--backup", bad)
     assert (code, failed["error"]["id"]) == (4, "damage")
 
 

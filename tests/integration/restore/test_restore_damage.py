@@ -189,7 +189,7 @@ def recover(cluster: Cluster) -> None:
 
 def test_a_location_that_is_gone(twofold: tuple[RestoreLab, LiveWriter, str]) -> None:
     """Recovery must not take the end of what is left for the end of all, unless it is told to."""
-    lab, writer, _ = twofold
+    lab, writer, _unused = twofold
     target = lab.place("one-left")
     with away(lab.locations["near"]):
         result = lab.restore(target)

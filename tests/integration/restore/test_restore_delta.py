@@ -109,7 +109,7 @@ def test_a_link_above_the_control_file_is_refused(story: Story) -> None:
     (target / "global").rename(outside)
     (target / "global").symlink_to(outside)
     before = content(outside)
-    code, result, _ = story.lab.try_restore(target, *side(story, target), "--delta")
+    code, result, _unused = story.lab.try_restore(target, *side(story, target), "--delta")
     assert code == 1
     assert "global" in result["error"]["message"]
     assert content(outside) == before

@@ -83,7 +83,7 @@ def test_killed_over_a_cluster_that_was_whole(story: Story) -> None:
 def test_an_interrupted_target_is_not_taken_for_an_empty_one(story: Story) -> None:
     target = story.lab.place("interrupted")
     assert kill_a_restore(story, target, 0.0)
-    code, result, _ = story.lab.try_restore(target, *side(story, target))
+    code, result, _unused = story.lab.try_restore(target, *side(story, target))
     assert (code, result["error"]["id"]) == (1, "target-not-empty")
     assert "--delta" in result["error"]["hint"]
 

@@ -141,7 +141,7 @@ def test_a_start_that_fails_says_why(restores: RestoreLab) -> None:
     lab.cluster.configure(shared_preload_libraries="no_such_library")
     lab.backup()
     lab.archive_everything()
-    code, result, _ = lab.try_restore(lab.place("restored"), "--start", "--port", "5435")
+    code, result, _unused = lab.try_restore(lab.place("restored"), "--start", "--port", "5435")
     assert (code, result["error"]["id"]) == (1, "start-failed")
     assert "no_such_library" in result["error"]["message"]
     assert "restore itself is complete" in result["error"]["hint"]

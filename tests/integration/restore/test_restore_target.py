@@ -57,7 +57,7 @@ def test_a_parent_that_does_not_exist(story: Story) -> None:
 def test_the_running_cluster_itself(story: Story) -> None:
     living = story.lab.cluster
     for options in ([], ["--delta"], ["--delta", "--archiving", "preserve"]):
-        code, result, _ = story.lab.try_restore(living.data_dir, *options)
+        code, result, _unused = story.lab.try_restore(living.data_dir, *options)
         assert (code, result["error"]["id"]) == (1, "target-running")
         assert str(living.pid) in result["error"]["message"]
     assert living.value("SELECT 1") == 1
@@ -70,7 +70,7 @@ def test_the_running_cluster_without_its_pid_file(story: Story) -> None:
     aside = living.data_dir.parent / "postmaster.pid"
     pid_file.rename(aside)
     try:
-        code, result, _ = story.lab.try_restore(living.data_dir, "--delta")
+        code, result, _unused = story.lab.try_restore(living.data_dir, "--delta")
     finally:
         aside.rename(pid_file)
     assert (code, result["error"]["id"]) == (1, "target-running")
@@ -91,7 +91,7 @@ def test_a_pid_file_left_by_a_crash_is_no_hindrance(story: Story) -> None:
 
 def test_inside_the_living_data_directory(story: Story) -> None:
     living = story.lab.cluster.data_dir
-    code, result, _ = story.lab.try_restore(living / "restored")
+    code, result, _unused = story.lab.try_restore(living / "restored")
     assert (code, result["error"]["id"]) == (1, "target-is-repository")
     assert "lies in the data directory of cluster 'main'" in result["error"]["message"]
     assert not (living / "restored").exists()
@@ -101,7 +101,7 @@ def test_inside_the_living_data_directory(story: Story) -> None:
 def test_at_inside_or_around_the_repository_and_the_keys(story: Story, where: str) -> None:
     target = (story.lab.directory / where).resolve()
     before = snapshot(story.lab.directory / "keys")
-    code, result, _ = story.lab.try_restore(target, "--delta")
+    code, result, _unused = story.lab.try_restore(target, "--delta")
     assert (code, result["error"]["id"]) == (1, "target-is-repository")
     assert "Nothing was changed" in result["error"]["hint"]
     assert snapshot(story.lab.directory / "keys") == before
@@ -293,7 +293,7 @@ def test_only_one_restore_writes_to_a_target(story: Story) -> None:
     while process.poll() is None and not (target / MARKER).exists():
         time.sleep(0.0005)
     process.send_signal(signal.SIGSTOP)
-    code, result, _ = story.lab.try_restore(target, *side(story, target), "--delta")
+    code, result, _unused = story.lab.try_restore(target, *side(story, target), "--delta")
     process.send_signal(signal.SIGCONT)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, (out, errors)

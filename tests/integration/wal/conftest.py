@@ -21,7 +21,7 @@ def finished(lab: Lab, request: pytest.FixtureRequest, pg: Installation) -> Iter
     with lab.workspace(Path(request.node.name).stem) as workspace:
         cluster = workspace.cluster(installation=pg, settings={"wal_keep_size": "1GB"})
         cluster.execute("CREATE TABLE rows AS SELECT n, md5(n::text) AS text FROM generate_series(1, 20000) n")
-        segments = [cluster.switch_wal() for _ in range(4)]
+        segments = [cluster.switch_wal() for _unused in range(4)]
         cluster.stop()
         yield FinishedWal(cluster, segments, int(cluster.system_identifier))
 

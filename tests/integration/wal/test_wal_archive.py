@@ -72,7 +72,7 @@ def test_a_server_recovers_from_the_archive_to_the_last_row(
         writer.wait_rows(50)
         target = base_backup(primary, workspace.path / "copy")
         writer.wait_rows(writer.count + 300)
-        for _ in range(3):
+        for _unused in range(3):
             primary.switch_wal()
             writer.wait_rows(writer.count + 50)
         writer.stop()
@@ -253,13 +253,13 @@ def test_a_crash_of_everything_while_archiving_loses_nothing(
 
 
 def test_gaps_are_found_by_location(primary: Cluster, archive: WalLab) -> None:
-    segments = [primary.switch_wal() for _ in range(6)]
+    segments = [primary.switch_wal() for _unused in range(6)]
     primary.wait_archived(segments[-1])
     identifier = int(primary.system_identifier)
     repository = open_repository(archive)
     assert system_identifiers(repository) == [identifier]
     index = WalIndex.load(repository, identifier)
-    first, *_, last = segments
+    first, *_unused, last = segments
     start = index.files[first].name.start_lsn(SEGMENT_SIZE)
     stop = index.files[last].name.start_lsn(SEGMENT_SIZE) + SEGMENT_SIZE
     assert list(history_segment_names(TimelineHistory(1), start, stop, SEGMENT_SIZE)) == segments
@@ -295,7 +295,7 @@ def test_the_history_of_a_timeline_is_read_from_where_it_is_undamaged(
 def test_waiting_for_wal(primary: Cluster, archive: WalLab) -> None:
     repository = open_repository(archive)
     identifier = int(primary.system_identifier)
-    segments = [primary.switch_wal() for _ in range(3)]
+    segments = [primary.switch_wal() for _unused in range(3)]
     waited = wait_for_wal(repository.locations, identifier, segments, timeout=60, keys=repository.keys)
     assert (waited.missing, waited.failed) == ({}, {})
     nonsense = "0000000100000000000000F0"

@@ -143,7 +143,7 @@ def test_no_flipped_byte_is_ever_delivered(filled: WalLab, finished: FinishedWal
     name = finished.segments[0]
     path = filled.object(finished.system_identifier, name)
     repository = Repository.open(filled.config().repository, need_identity=True)
-    for _ in flip_bytes_sampled(path, 400):
+    for _unused in flip_bytes_sampled(path, 400):
         with pytest.raises(CryoError):
             deliver(repository, finished.system_identifier, name, destination)
         assert list(destination.parent.iterdir()) == []

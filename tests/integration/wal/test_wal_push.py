@@ -479,7 +479,7 @@ def test_pushes_of_one_file_at_once(archive: WalLab, finished: FinishedWal) -> N
     name = finished.segments[0]
     command = [archive.runtime, "--config", archive.config_path, "wal-push", f"pg_wal/{name}"]
     began = time.monotonic()
-    pushes = [archive.workspace.popen(command, cwd=finished.data_dir) for _ in range(6)]
+    pushes = [archive.workspace.popen(command, cwd=finished.data_dir) for _unused in range(6)]
     assert [push.wait(120) for push in pushes] == [0] * 6, time.monotonic() - began
     assert content(archive, finished.system_identifier, name) == finished.path(name).read_bytes()
     assert archive.temporary_files() == []

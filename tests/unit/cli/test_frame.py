@@ -222,7 +222,7 @@ def test_nohup(cli: Cli) -> None:
     typist = Typist(cli, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     typist.process.send_signal(signal.SIGHUP)
     os.write(typist.terminal, b"no kit\n\x04")
-    _, err = typist.finish()
+    _unused, err = typist.finish()
     assert typist.process.returncode == 1
     assert "this is no recovery kit" in err
 

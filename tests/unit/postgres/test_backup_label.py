@@ -87,7 +87,7 @@ def test_the_backup_file_in_the_archive(server: Cluster) -> None:
     assert parsed.stop_timeline == 1
     name = wal.parse_wal_name(path.name, segment_size=SEGMENT_SIZE)
     assert name.start_lsn(SEGMENT_SIZE) + (name.offset or 0) == backup.start_lsn
-    *_, last = wal.segment_names(1, backup.start_lsn, backup.stop_lsn, SEGMENT_SIZE)
+    *_unused, last = wal.segment_names(1, backup.start_lsn, backup.stop_lsn, SEGMENT_SIZE)
     assert parsed.stop_segment == last
     assert (server.root / "archive" / last).exists()
 

@@ -51,7 +51,7 @@ OFFSETS = {1300: (OFFSETS_13, 288), 1700: (OFFSETS_13, 288), 1800: (OFFSETS_18, 
 
 def reported(data: Path) -> dict[str, str]:
     lines = (line.partition(":") for line in run("pg_controldata", "-D", data).splitlines())
-    return {key: value.strip() for key, _, value in lines}
+    return {key: value.strip() for key, _unused, value in lines}
 
 
 def on_off(value: bool) -> str:
@@ -252,7 +252,7 @@ def test_a_server_that_writes_all_the_time_is_read(server: Cluster) -> None:
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        for _ in range(20):
+        for _unused in range(20):
             server.sql("SELECT pg_switch_wal()", "CHECKPOINT")
     finally:
         done.set()
@@ -278,7 +278,7 @@ def low_level_copy(source: Cluster, copy: Cluster) -> str:
         ((start_lsn,),) = cursor.fetchall()
         subprocess.run(["cp", "-a", str(source.data), str(copy.data)], check=True)
         cursor.execute(stop)
-        ((stop_lsn, label, _),) = cursor.fetchall()
+        ((stop_lsn, label, _unused),) = cursor.fetchall()
     for leftover in ("postmaster.pid", "postmaster.opts"):
         (copy.data / leftover).unlink()
     for path in (copy.data / "pg_wal").iterdir():

@@ -38,7 +38,7 @@ def packs(repository: Repository) -> PackSet:
 
 def read(repository: Repository, of: PackSet, extents: xt.Extents) -> bytes:
     parts = []
-    for _, length, pack, frame, start, digest in extents.tolist():
+    for _unused, length, pack, frame, start, digest in extents.tolist():
         if pack == xt.ZEROS:
             parts.append(bytes(length))
             continue
@@ -70,7 +70,7 @@ def test_wanted_units_come_back(repository: Repository, units: list[str], tail: 
     expected = b"".join(data[at * unit : (at + 1) * unit] for at in np.flatnonzero(wanted))
     assert read(repository, pack_set, xt.build(rows)) == expected
     covered = np.zeros(len(data), np.bool_)
-    for start, length, *_ in rows:
+    for start, length, *_unused in rows:
         assert not covered[start - offset : start - offset + length].any()
         covered[start - offset : start - offset + length] = True
     assert np.array_equal(covered, np.repeat(wanted, unit)[: len(data)])
@@ -93,7 +93,7 @@ def test_small_runs_share_frames(repository: Repository) -> None:
 def test_a_frame_is_never_larger_than_announced(repository: Repository) -> None:
     pack_set = packs(repository)
     writer = FrameWriter(pack_set.sink(), repository.keys.digest_key)
-    odd = [os.urandom(FRAME_TARGET_BYTES // 2 - 1) for _ in range(5)]
+    odd = [os.urandom(FRAME_TARGET_BYTES // 2 - 1) for _unused in range(5)]
     rows = [writer.store(number << 20, memoryview(run)) for number, run in enumerate(odd)]
     writer.finish()
     assert [row[3] for row in rows] == [0, 0, 1, 1, 2]

@@ -78,7 +78,7 @@ class Bench:
         """Offset → bytes of what was stored."""
         self.reader.writer.finish()
         found = {}
-        for offset, length, pack, frame, start, _ in result.extents.tolist():
+        for offset, length, pack, frame, start, _unused in result.extents.tolist():
             if pack == xt.ZEROS:
                 found[offset] = bytes(length)
             else:

@@ -247,7 +247,7 @@ def test_what_is_restored_is_what_was_kept(
     outside = place / "outside"
     outside.mkdir()
     (outside / "precious").write_text("precious")
-    for _ in range(2):
+    for _unused in range(2):
         vandalise(target, rng, outside)
         done = store.restore(backup, target, delta=True, durable=False)
         equal(target, files)

@@ -90,7 +90,7 @@ def test_wherever_the_boundary_lies(repository: Repository, tmp_path: Path, dist
     segments = two_segments(at)
     written = [archive(repository, timeline, FIRST + number, segment) for number, segment in enumerate(segments)]
     first, paths = fetched(repository, written[0], tmp_path)
-    second, _ = fetched(repository, written[1], tmp_path)
+    second, _unused = fetched(repository, written[1], tmp_path)
     assert paths == (PATH.decode(),)
     stream = without_page_headers(first) + without_page_headers(second)
     (length,) = struct.unpack_from("<I", stream, at)
@@ -106,7 +106,7 @@ def test_the_segment_before_is_on_an_older_timeline(repository: Repository, tmp_
     segments = two_segments(PAYLOAD - 24)
     archive(repository, 200, FIRST, segments[0])
     second = archive(repository, 202, FIRST + 1, segments[1])
-    changed, _ = fetched(repository, second, tmp_path)
+    changed, _unused = fetched(repository, second, tmp_path)
     assert changed != segments[1]
 
 

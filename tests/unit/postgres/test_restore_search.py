@@ -62,7 +62,7 @@ def position(at: int) -> int:
     """The LSN of a position in the stream: counted along the segments, byte by byte."""
     number, rest = divmod(at, PAYLOAD)
     lsn = (FIRST + number) * SEGMENT + 40
-    for _ in range(rest):
+    for _unused in range(rest):
         lsn += 1
         if lsn % PAGE == 0:
             lsn += 24

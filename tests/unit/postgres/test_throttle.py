@@ -27,7 +27,7 @@ def test_no_limit_never_waits() -> None:
 def test_rate_holds_over_time() -> None:
     time = Time()
     throttle = Throttle(1000, time.sleep, lambda: time.now)
-    for _ in range(50):
+    for _unused in range(50):
         throttle.take(100)
     assert time.slept == 5.0
 

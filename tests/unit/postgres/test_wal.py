@@ -206,8 +206,8 @@ def test_the_lineage_has_what_it_is_for(lineage: Lineage) -> None:
     assert switches[0] // SEGMENT_SIZE == switches[1] // SEGMENT_SIZE
     assert segment_offset(switches[0], SEGMENT_SIZE) > PAGE
     assert segment_offset(switches[2], SEGMENT_SIZE) == 0
-    assert {name.timeline for name, _ in lineage.archived(WalKind.SEGMENT)} == {1, 2, 3, 4} - {2}
-    assert [str(name) for name, _ in lineage.archived(WalKind.PARTIAL)] == [
+    assert {name.timeline for name, _unused in lineage.archived(WalKind.SEGMENT)} == {1, 2, 3, 4} - {2}
+    assert [str(name) for name, _unused in lineage.archived(WalKind.PARTIAL)] == [
         wal.segment_name_at(timeline, switches[0], SEGMENT_SIZE) + ".partial" for timeline in (1, 2)
     ]
 
@@ -215,7 +215,7 @@ def test_the_lineage_has_what_it_is_for(lineage: Lineage) -> None:
 def test_everything_archived_passes_with_and_without_the_history(lineage: Lineage) -> None:
     files = lineage.archived(WalKind.SEGMENT, WalKind.PARTIAL)
     assert len(files) > 5
-    for _, path in files:
+    for _unused, path in files:
         header = check(path, lineage)
         assert header == check(path, lineage, history=False)
         assert header.postgres_major == control.read_control(lineage.cluster.data / "global/pg_control").postgres_major
@@ -228,10 +228,10 @@ def test_the_first_segment_of_a_timeline_begins_with_a_copy_of_its_ancestors_pag
     assert check(path, lineage).timeline == 1
     data = path.read_bytes()
     headers = [struct.unpack_from("<HHIQ", data, at) for at in range(0, len(data), PAGE)]
-    written = [(tli, address) for magic, _, tli, address in headers if magic]
-    assert sorted({tli for tli, _ in written}) == [1, 2, 3]
+    written = [(tli, address) for magic, _unused, tli, address in headers if magic]
+    assert sorted({tli for tli, _unused in written}) == [1, 2, 3]
     history = lineage.history(3)
-    assert [tli for tli, _ in written] == [history.timeline_at(address) for _, address in written]
+    assert [tli for tli, _unused in written] == [history.timeline_at(address) for _unused, address in written]
 
 
 def test_the_first_segment_after_a_switch_on_a_boundary_begins_with_the_new_timeline(lineage: Lineage) -> None:
@@ -243,7 +243,7 @@ def test_headers_are_those_pg_waldump_sees(lineage: Lineage) -> None:
         report = run("pg_waldump", "--stats", "--timeline", str(name.timeline), path)
         start = re.search(r"from (\S+) to", report)
         if start is not None:
-            high, _, low = start[1].partition("/")
+            high, _unused, low = start[1].partition("/")
             first_record = int(high, 16) << 32 | int(low, 16)
             assert check(path, lineage).start_lsn == first_record // SEGMENT_SIZE * SEGMENT_SIZE
 
@@ -379,7 +379,7 @@ def test_files_that_are_not_segments_are_not_checked(lineage: Lineage) -> None:
 def test_files_made_in_advance_are_recognised(lineage: Lineage) -> None:
     # What lies in pg_wal after the last segment written: recycled ones, and ones filled with zeros.
     waiting = []
-    last = max(str(name) for name, _ in lineage.archived(WalKind.SEGMENT))
+    last = max(str(name) for name, _unused in lineage.archived(WalKind.SEGMENT))
     for path in (lineage.cluster.data / "pg_wal").iterdir():
         name = wal.match_wal_name(path.name)
         if name is not None and name.kind is WalKind.SEGMENT and path.name > last:

@@ -34,7 +34,7 @@ def build(parts: list[Piece], *, gaps: bool, base: int) -> xt.Extents:
 def by_bytes(extents: xt.Extents) -> dict[int, tuple[int, int, int]]:
     """Byte of the file → (pack, frame, byte in the frame); for zeros the last two are 0."""
     found = {}
-    for offset, length, pack, frame, start, _ in extents.tolist():
+    for offset, length, pack, frame, start, _unused in extents.tolist():
         for at in range(length):
             assert offset + at not in found, "overlap"
             found[offset + at] = (pack, frame, 0 if pack == xt.ZEROS else start + at)
@@ -79,12 +79,12 @@ def test_byte_order_is_that_of_the_format() -> None:
 @given(parts=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3), st.booleans()), max_size=40), gaps=st.booleans())
 def test_few_and_many_extents_are_judged_alike(parts: list[Piece], gaps: bool) -> None:
     extents = build(parts, gaps=gaps, base=7)
-    size = sum(length for length, _, _ in parts)
+    size = sum(length for length, _unused, _unused in parts)
     lengths: dict[int, int] = {}
     for row in extents.tolist():
         if row[2] != xt.ZEROS:
             lengths[row[2]] = lengths.get(row[2], 0) + row[1]
-    covered = not gaps or not any(gap for _, _, gap in parts)
+    covered = not gaps or not any(gap for _unused, _unused, gap in parts)
     assert xt.covers(extents, size) == covered
     assert not xt.covers(extents, size + 1)
     assert xt.live_bytes(extents) == lengths

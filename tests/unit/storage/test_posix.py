@@ -179,7 +179,7 @@ def test_every_step_of_a_creation_is_synced_in_its_order(location, monkeypatch):
 @pytest.mark.parametrize(("code", "error"), [(errno.ENOSPC, LocationFull), (errno.EIO, LocationError)])
 def test_a_failing_disk_is_a_location_error_and_leaves_nothing(location, monkeypatch, failing, code, error):
     put(location, "packs/warm", b"")
-    monkeypatch.setattr(os, failing, lambda *a, **k: (_ for _ in ()).throw(OSError(code, "x")))
+    monkeypatch.setattr(os, failing, lambda *a, **k: (_unused for _unused in ()).throw(OSError(code, "x")))
     with pytest.raises(error, match="local") as caught:
         put(location, "packs/a", b"x")
     monkeypatch.undo()

@@ -106,7 +106,7 @@ def test_several() -> None:
 
 
 def test_the_next_segment_is_not_asked_for_without_need() -> None:
-    (first, _) = segments(bytes(PAYLOAD - 4096) + record(b"/srv/a"))
+    (first, _unused) = segments(bytes(PAYLOAD - 4096) + record(b"/srv/a"))
 
     def next_one() -> bytes | None:
         raise AssertionError("asked")

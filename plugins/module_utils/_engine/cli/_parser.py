@@ -75,7 +75,7 @@ def split(argv: Sequence[str]) -> Invocation:
         elif word in ("--version", "--help", "-h"):
             setattr(found, "version" if word == "--version" else "help", True)
         elif word.startswith("-"):
-            options = [*(text.split()[0] for text, _ in _EVERYWHERE), *_ELSEWHERE]
+            options = [*(text.split()[0] for text, _unused in _EVERYWHERE), *_ELSEWHERE]
             raise UsageError(f"unknown option {name}", hint=_did_you_mean(name, options) or _SEE_HELP)
         else:
             command = _known_command(word)

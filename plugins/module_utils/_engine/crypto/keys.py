@@ -89,7 +89,7 @@ class KeyRing:
                 f"{where} holds keys of several repositories: {', '.join(sorted(repositories))}",
                 hint="Keep the keys of one repository in one directory.",
             )
-        if not any(role == "catalog" for role, _ in self._keys):
+        if not any(role == "catalog" for role, _unused in self._keys):
             raise KeyFileError(
                 f"{where} has no catalog key", hint="Copy catalog.key there, or import the recovery kit."
             )
@@ -158,7 +158,7 @@ class KeyRing:
 
     @property
     def has_identity(self) -> bool:
-        return any(role == "identity" for role, _ in self._keys)
+        return any(role == "identity" for role, _unused in self._keys)
 
     @property
     def keys(self) -> list[Key]:

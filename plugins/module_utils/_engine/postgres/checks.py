@@ -108,7 +108,7 @@ class Session:
     def __enter__(self) -> t.Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         self._connection.close()
 
 

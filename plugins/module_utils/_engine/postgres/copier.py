@@ -81,7 +81,7 @@ class _Waiting:
 
     @property
     def is_ready(self) -> bool:
-        return all(batch.future is not None and batch.future.done() for batch, _ in self.parts)
+        return all(batch.future is not None and batch.future.done() for batch, _unused in self.parts)
 
     @property
     def extent_bytes(self) -> int:

@@ -143,7 +143,7 @@ def suspect_pages(
     many small files together takes hardly longer than at those of one.
     """
     words = _words(buffer, block_size)
-    suspect, _ = _suspect_pages(words, _lsns(words), blocks, MAX_LSN, block_size, checksums)
+    suspect, _unused = _suspect_pages(words, _lsns(words), blocks, MAX_LSN, block_size, checksums)
     return suspect
 
 
@@ -251,7 +251,7 @@ def _fold_pages(words: Words, out: Words) -> None:
         np.bitwise_xor(sums, shifted, out=sums)
         np.bitwise_xor(sums, rows[:, row, :], out=sums)
     # The last row's round is still open, and two more follow with zero as the value.
-    for _ in range(3):
+    for _unused in range(3):
         np.right_shift(sums, shift, out=shifted)
         np.multiply(sums, prime, out=sums)
         np.bitwise_xor(sums, shifted, out=sums)

@@ -129,7 +129,7 @@ class FileReader:
 
     def read_all(self, pieces: Sequence[Piece]) -> list[PieceResult]:
         """As ``read``, for several. Small files of relations are looked at together, which costs a fraction."""
-        results = [PieceResult() for _ in pieces]
+        results = [PieceResult() for _unused in pieces]
         gathered: list[_Gathered] = []
         filled = 0
         for number, piece in enumerate(pieces):

@@ -47,7 +47,7 @@ class Readers:
         throttle = Throttle(bandwidth_limit, wait=self._stop.wait)
         self._readers = [
             FileReader(FrameWriter(packs.sink(), digest_key), rules, throttle, self._stop, digest_key)
-            for _ in range(workers)
+            for _unused in range(workers)
         ]
         self._idle: queue.SimpleQueue[FileReader] = queue.SimpleQueue()
         for reader in self._readers:

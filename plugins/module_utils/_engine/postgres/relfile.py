@@ -128,7 +128,7 @@ def parse_relation_name(name: str) -> RelationName | None:
 
 def relation_file(path: str) -> RelationFile | None:
     """The relation file at ``path``, temporary ones included, or None when it is none."""
-    directory, _, name = path.rpartition("/")
+    directory, _unused, name = path.rpartition("/")
     parsed = parse_relation_name(name)
     if parsed is None:
         return None
@@ -183,7 +183,7 @@ def treatment(path: str, is_dir: bool, *, tablespace_directory: str | None = Non
     it, directories of other clusters that share a tablespace's location (left by ``pg_upgrade``) are
     skipped. Unlogged relations need a look at the whole directory: :func:`unlogged_relations`.
     """
-    directory, _, name = path.rpartition("/")
+    directory, _unused, name = path.rpartition("/")
     if name in _SKIPPED_NAMES or name.startswith(_SKIPPED_PREFIXES):
         return Treatment.SKIP
     if path == CONTROL_FILE:

@@ -138,7 +138,7 @@ class _Target:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         if self._marker >= 0:
             os.close(self._marker)
         self.handles.close()

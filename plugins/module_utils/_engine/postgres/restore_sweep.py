@@ -38,7 +38,7 @@ class Walk:
         A directory itself is made by the caller, before the next call. Raises DamageError for entries that
         are not in order: what belongs to a directory that was left already would be taken for surplus.
         """
-        above, _, name = path.rpartition(b"/")
+        above, _unused, name = path.rpartition(b"/")
         parts = path.split(b"/")
         if (above or directory) and parts <= self._last:
             raise DamageError(

@@ -119,7 +119,7 @@ class Handles:
 
     def parent(self, path: bytes) -> tuple[int, bytes]:
         """Descriptor of the directory that ``path`` is in, and its name there."""
-        above, _, name = path.rpartition(b"/")
+        above, _unused, name = path.rpartition(b"/")
         return self.directory(above), name
 
     def file(self, path: bytes) -> int:

@@ -163,11 +163,11 @@ class ContentWriter:
         import numpy as np
 
         new = [(number, job.extents) for number, job in enumerate(jobs) if not job.compare]
-        lengths = [len(extents) for _, extents in new]
+        lengths = [len(extents) for _unused, extents in new]
         rows = np.zeros(sum(lengths), row_dtype())
         if new:
-            rows["file"] = np.repeat([number for number, _ in new], lengths)
-            rows["extent"] = xt.concatenate([extents for _, extents in new])
+            rows["file"] = np.repeat([number for number, _unused in new], lengths)
+            rows["extent"] = xt.concatenate([extents for _unused, extents in new])
         zeros = rows["extent"]["pack"] == xt.ZEROS
         self._reporter.advance(int(rows["extent"]["length"][zeros].sum(dtype="u8")))
         found: Rows = rows[~zeros]
@@ -230,7 +230,7 @@ class ContentWriter:
         name = self._packs.name(int(rows["extent"]["pack"][0]))
         for number, extent in zip(rows["file"].tolist(), rows["extent"].tolist(), strict=True):
             offset, length, _pack, _frame, within, digest = extent
-            path, _, there = jobs[number]
+            path, _unused, there = jobs[number]
             try:
                 part = cut(frame, within, length, digest, self._digest_key, name)
             except DamageError as error:

@@ -64,7 +64,7 @@ class SandboxDirectory:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         if not self._keep:
             _remove(self.path)
         os.close(self._lock)

@@ -108,16 +108,16 @@ class WalService:
             os.close(descriptor)
 
     def _serve(self) -> None:
-        ask, answer, ended, _ = self._descriptors
+        ask, answer, ended, _unused = self._descriptors
         pending = b""
         while True:
-            ready, _, _ = select.select([ask, ended], [], [])
+            ready, _unused, _unused = select.select([ask, ended], [], [])
             if ended in ready:
                 return
             with contextlib.suppress(BlockingIOError):
                 pending += os.read(ask, 4096)
             while b"\n" in pending:
-                line, _, pending = pending.partition(b"\n")
+                line, _unused, pending = pending.partition(b"\n")
                 found = self._answer(line.decode("ascii", "replace"))
                 with contextlib.suppress(BlockingIOError):
                     os.read(answer, 4096)  # an answer that nobody came for

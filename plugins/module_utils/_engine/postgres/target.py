@@ -311,7 +311,7 @@ def check_space(needs: t.Mapping[Path, Need]) -> None:
     for path, need in needs.items():
         existing = missing_parents(path)
         device = existing.stat().st_dev
-        _, size, files = by_device.get(device, (existing, 0, 0))
+        _unused, size, files = by_device.get(device, (existing, 0, 0))
         by_device[device] = (existing, size + max(0, need.size), files + max(0, need.files))
     for existing, size, files in by_device.values():
         try:

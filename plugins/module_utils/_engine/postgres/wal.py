@@ -200,7 +200,9 @@ def parse_segment_header(data: bytes) -> SegmentHeader:
             hint="PostgreSQL made the file in advance and has not written to it: nothing to archive.",
             id="wal-empty",
         )
-    magic, flags, timeline, start_lsn, _, system_identifier, segment_size, block_size = _LONG_HEADER.unpack_from(data)
+    magic, flags, timeline, start_lsn, _unused, system_identifier, segment_size, block_size = _LONG_HEADER.unpack_from(
+        data
+    )
     if magic & 0xF000 != _MAGIC_FAMILY:
         raise _not_wal(f"magic number {magic:04X}")
     if magic < _MAGIC_OLDEST:

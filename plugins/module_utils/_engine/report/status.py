@@ -120,7 +120,7 @@ def _running(repository: Repository) -> dict[str, list[Fields]]:
             )
             entry["locations"].append(location.name)
     running: dict[str, list[Fields]] = {}
-    for (source, _), entry in sorted(found.items()):
+    for (source, _unused), entry in sorted(found.items()):
         running.setdefault(source, []).append(entry)
     return running
 

@@ -123,7 +123,7 @@ class _PackExamination:
             raise DamageError(f"it has {self._source.size} bytes instead of {needs.size}")
         decoder = _known_epoch(lambda: container.ObjectDecoder(self._keys, container.PACK, needs.name, self._source))
         table = decoder.table()
-        end, _, _ = decoder.check_end()
+        end, _unused, _unused = decoder.check_end()
         digest = blake3()
         digest.update(self._read(0, table[0].offset if table else end))
         rows = needs.rows

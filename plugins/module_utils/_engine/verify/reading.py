@@ -96,7 +96,7 @@ class Reading:
             result.objects += 1
             try:
                 if subject.key in self._whole:
-                    for _ in manifest.entries():
+                    for _unused in manifest.entries():
                         pass
                 else:
                     self._add_needs(subject, manifest)

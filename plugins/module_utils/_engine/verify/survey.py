@@ -73,7 +73,7 @@ def _survey(keys: KeyRing, location: Location, report: VerifyReport) -> Survey:
     unknown: list[str] = []
     records: list[ObjectInfo] = []
     for info in location.list(""):
-        top, _, _ = info.key.partition("/")
+        top, _unused, _unused = info.key.partition("/")
         parsed = names.parse_pack(info.key)
         wal = _wal_name(info.key)
         if parsed is not None:
