@@ -28,15 +28,12 @@ class Contender(Protocol):
 
     def backup(self, kind: str) -> list[str]:
         """``kind``: full or incremental."""
-        ...
 
     def restore(self, target: Path, *, delta: bool) -> list[str]:
         """The newest backup, to its own end."""
-        ...
 
     def wal_push(self, segment: Path) -> list[str]:
         """As ``archive_command`` does it."""
-        ...
 
 
 class Cryobackup:

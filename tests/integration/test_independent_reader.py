@@ -72,10 +72,10 @@ def test_reader_is_short_and_shares_no_code() -> None:
     imported = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            imported |= {alias.name.split(".")[0] for alias in node.names}
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
-            imported.add(str(node.module).split(".")[0])
+            imported.add(str(node.module).partition(".")[0])
     assert imported - set(sys.stdlib_module_names) == {"blake3", "cryptography", "msgspec", "zstandard"}
     assert len([line for line in text.splitlines() if line.strip()]) <= 210
 

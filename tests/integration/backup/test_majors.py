@@ -20,7 +20,7 @@ def test_full_and_incremental(workspace: Workspace, runtime: Path, pg_major: Ins
     cluster.execute("CREATE TABLE there TABLESPACE elsewhere AS SELECT n FROM generate_series(1, 1000) n")
     backups.settle()
     storm = DdlStorm(workspace, cluster)
-    with LiveWriter(cluster) as writer, storm:
+    with storm, LiveWriter(cluster) as writer:
         writer.wait_rows(20)
         full = backups.backup("full")
         storm.wait_rounds(storm.rounds + 1)

@@ -62,7 +62,7 @@ def test_pages_by_lsn_under_load(workspace: Workspace, runtime: Path, pg: Instal
     cluster.execute("CREATE SEQUENCE numbers")
     backups.settle()
     taken = [backups.backup("full")]
-    with LiveWriter(cluster) as writer, bench:
+    with bench, LiveWriter(cluster) as writer:
         for number in range(6):
             cluster.execute(
                 "UPDATE orders SET amount = amount + 1 WHERE id %% 501 = %s; SELECT nextval('numbers')", number

@@ -111,7 +111,8 @@ def test_a_quiet_cluster_of_each_major_equals_its_golden_dump(workspace: Workspa
     golden = golden_dump(cluster)
     cluster.wait_archived(cluster.switch_wal())
     restored = backup.restore("restored", archive.restore_command)
-    (oid,) = restored.tablespaces
+    assert len(restored.tablespaces) == 1
+    oid = next(iter(restored.tablespaces))
     proof = prove_restore(
         workspace,
         restored.data_dir,

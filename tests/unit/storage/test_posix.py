@@ -183,7 +183,7 @@ def test_a_failing_disk_is_a_location_error_and_leaves_nothing(location, monkeyp
     with pytest.raises(error, match="local") as caught:
         put(location, "packs/a", b"x")
     monkeypatch.undo()
-    assert type(caught.value) is error
+    assert isinstance(caught.value, LocationFull) is (error is LocationFull)
     assert "Earlier backups are untouched" in caught.value.hint
     assert location.stat("packs/a") is None
     assert list((location.path / ".tmp").iterdir()) == []

@@ -108,10 +108,10 @@ class WalService:
             os.close(descriptor)
 
     def _serve(self) -> None:
-        ask, answer, ended, _unused = self._descriptors
+        ask, answer, ended = self._descriptors[:3]
         pending = b""
         while True:
-            ready, _unused, _unused = select.select([ask, ended], [], [])
+            ready = select.select([ask, ended], [], [])[0]
             if ended in ready:
                 return
             with contextlib.suppress(BlockingIOError):

@@ -93,7 +93,7 @@ class Walk:
 
     def __iter__(self) -> Iterator[Found]:
         names = set(_names(self._root))
-        top = CONFIGURATION_DIRECTORY.split(b"/")[0]
+        top = CONFIGURATION_DIRECTORY.partition(b"/")[0]
         if top in names:
             names.discard(top)
             self._look_at_saved_configuration(self._root + b"/" + top)
