@@ -80,8 +80,8 @@ def next_steps(result: RestoreResult, prepared: Prepared, *, in_place: bool) -> 
     if result.archiving == OFF:
         steps.append(
             f"archive_mode is off in {result.target}/{AUTO_CONF}, so that this copy never archives into the archive of "
-            "its source. If it is to take its source's place: make it the data_directory of the configuration, ALTER "
-            "SYSTEM SET archive_mode = on, restart it, and take a full backup."
+            "its source. If it is to take its source's place, stop the source, make this the data_directory of the "
+            "configuration, and restore once more with --delta before anybody writes to it."
         )
     elif in_place:
         steps.append("After the promotion take a new full backup: history goes on in a new timeline.")
