@@ -16,6 +16,7 @@
     │   └── DamageError      an object exists and is not what was written               exit 4
     ├── RestoreError         the restore cannot go on, or must not
     ├── TargetError          what was asked for cannot be restored from what there is
+    ├── StateError           the state directory has no room, or fails
     ├── BusyError            somebody else does this already
     └── RefusedError         done on purpose only: a brake needs an explicit yes
 
@@ -113,6 +114,11 @@ class RestoreError(CryoError):
 class TargetError(CryoError):
     id = "target"
     usual_hint = "The backups are untouched. `cryobackup list` shows what there is to restore."
+
+
+class StateError(CryoError):
+    id = "state-directory"
+    usual_hint = "Earlier backups are untouched. Make room there or mend it, then run it again."
 
 
 class BusyError(CryoError):

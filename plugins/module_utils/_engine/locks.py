@@ -11,25 +11,21 @@ import os
 import pathlib
 import typing as t
 
-from .errors import BusyError, ConfigError
+from .errors import BusyError
+from .state import state_errors
 
 
 @contextlib.contextmanager
 def locked(state_directory: pathlib.Path, name: str, what: str) -> t.Iterator[None]:
     """Hold the lock ``name``; ``what`` says for people what it stands for.
 
-    Raises BusyError at once when another process holds it, ConfigError when the state directory
-    cannot be used.
+    Raises BusyError at once when another process holds it, ConfigError or StateError when the state
+    directory cannot be used.
     """
     path = state_directory / "locks" / f"{name}.lock"
-    try:
+    with state_errors(state_directory):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(
-            f"the state directory {state_directory} cannot be used: {error.strerror}",
-            hint="Run as the user that owns it, or set `state_directory` in the configuration.",
-        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,8 +35,10 @@ def locked(state_directory: pathlib.Path, name: str, what: str) -> t.Iterator[No
                 f"{what} is running already (process {holder})",
                 hint="Wait until it is done. The lock goes with its process, so it is never left over.",
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        # For people only: a prune must run where there is no room left.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

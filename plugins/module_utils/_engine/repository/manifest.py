@@ -21,6 +21,16 @@ _COPY_BYTES = 1 << 20
 _ARRAY = struct.Struct(">BI")  # MessagePack: array 32
 
 
+class SpoolFile(t.Protocol):
+    """Where entries wait for the header. Its errors are not the repository's."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+    def seek(self, offset: int, /) -> int: ...
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class ManifestWriter:
     """Collects entries, encrypted, in the file ``spool``; ``write`` makes the object of them.
 
@@ -28,7 +38,7 @@ class ManifestWriter:
     and placed behind it.
     """
 
-    def __init__(self, keys: KeyRing, source: str, backup_id: str, *, level: int, spool: t.IO[bytes]) -> None:
+    def __init__(self, keys: KeyRing, source: str, backup_id: str, *, level: int, spool: SpoolFile) -> None:
         self.name = names.manifest(source, backup_id)
         self._encoder = container.ObjectEncoder(keys, container.MANIFEST, self.name, level=level)
         self._spool = spool

@@ -156,7 +156,8 @@ def _describe(location: Location) -> dict[str, t.Any]:
     except ObjectMissing as error:
         raise LocationError(
             f"location {location.name!r} ({location.describe()}) holds no repository",
-            hint="Run `cryobackup init` if it is new; check the path if it is not. Nothing was changed.",
+            hint="Mount what belongs there, or check the path; `cryobackup init` only if the location is new. "
+            "Nothing was changed.",
             id="not-initialised",
         ) from error
     except ValueError as error:

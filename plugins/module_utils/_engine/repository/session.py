@@ -13,11 +13,11 @@ import dataclasses
 import datetime as dt
 import os
 import pathlib
-import tempfile
 import types
 import typing as t
 
 from ..errors import LocationError, RepositoryError
+from ..state import Spool
 from ..storage.base import Location
 from . import extents as xt
 from . import names
@@ -68,10 +68,10 @@ class BackupSession:
         self._live: dict[int, int] = {}
 
     def __enter__(self) -> t.Self:
-        """Steps 2 and 3. Raises LocationError when no location takes the lease."""
+        """Steps 2 and 3. Raises LocationError when no location takes the lease, or what ``Spool`` raises."""
         self.repository.require("write")
         with contextlib.ExitStack() as undo:
-            file = undo.enter_context(tempfile.TemporaryFile(dir=self._spool))
+            file = undo.enter_context(Spool(self._spool))
             self._manifest = ManifestWriter(
                 self.repository.keys, self.source, self.backup_id, level=self.repository.level, spool=file
             )
