@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,9 +46,14 @@ CHANGED = 0.001
 """Share of pages that change before an incremental backup and before a delta restore."""
 STARTS = 20
 PUSHES = 5
+QUIET_LOAD = 0.7
 SIGNIFICANT = 0.95
 """A restored directory with less than this share of the bytes is not a restore. (Shared memory, statistics and
 caches in files are in no backup.)"""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody lost patience; ``args[0]`` is the report of what was measured until then."""
 
 
 class Benchmark:
@@ -140,6 +146,13 @@ def say(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 
+def wait_for_quiet(minutes: float) -> None:
+    """Until others leave the machine alone; measured anyway when they do not, and the report says so."""
+    deadline = time.monotonic() + minutes * 60
+    while os.getloadavg()[0] > QUIET_LOAD and time.monotonic() < deadline:
+        time.sleep(5)
+
+
 def run(options: argparse.Namespace) -> Report:
     """The whole benchmark, from nothing to nothing."""
     with Lab() as lab, lab.workspace("benchmark") as workspace:
@@ -154,6 +167,7 @@ def run(options: argparse.Namespace) -> Report:
         warm = options.cache == "warm"
         benchmark = Benchmark(workspace, cluster, contenders, workers=options.workers, warm=warm)
         report = benchmark.report
+        wait_for_quiet(options.wait)
         report.facts = {
             "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
             **describe(workspace.path),
@@ -167,7 +181,11 @@ def run(options: argparse.Namespace) -> Report:
         benchmark.starts(program)
         for number in range(options.rounds):
             say(f"round {number + 1} of {options.rounds}, load {os.getloadavg()[0]:.2f}")
-            benchmark.round(number)
+            try:
+                benchmark.round(number)
+            except KeyboardInterrupt:
+                report.facts["rounds"] = f"{number} of {options.rounds}, then interrupted"
+                raise Interrupted(report) from None
         return report
 
 
@@ -179,6 +197,13 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="threads or processes of each program (default: 2)")
     parser.add_argument("--postgres", type=int, metavar="MAJOR", help="default: the distribution's")
     parser.add_argument("--cache", choices=("warm", "cold"), default="warm", help="the page cache before each run")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        metavar="MINUTES",
+        help="wait so long at most for a quiet machine (default: 0)",
+    )
     parser.add_argument("--skip-pgbackrest", action="store_true", help="measure cryobackup only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single run there, too")
     options = parser.parse_args(words)
@@ -204,14 +229,21 @@ def main(words: Sequence[str]) -> int:
     except (RunFailed, PeerUnavailable) as error:
         say(f"error: {error}")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         with contextlib.suppress(OSError):
             say("interrupted; everything is cleaned up")
+        if isinstance(stop, Interrupted):
+            publish(stop.args[0], options.json)
         return 130
-    print(report.markdown())
-    if options.json:
-        options.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
+    publish(report, options.json)
     return 0
+
+
+def publish(report: Report, file: Path | None) -> None:
+    """To standard output, and to a file if there is one."""
+    print(report.markdown())
+    if file:
+        file.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

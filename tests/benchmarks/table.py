@@ -110,7 +110,7 @@ class Report:
             if ratio is not None:
                 goal = f"{operation} in at most {limit} of {self._names[1]}'s time"
                 yield goal, f"{ratio:.2f}", _met(ratio <= limit)
-        for name in self._runs.get(BARE, {}):
+        for name in self._runs.get(BARE, {}) if ours in self._runs.get("full backup", {}) else ():
             ratio = self._median("full backup", ours) / self._median(BARE, name)
             yield f"full backup in at most {BARE_GOAL} of {name}'s time", f"{ratio:.2f}", _met(ratio <= BARE_GOAL)
 
