@@ -53,6 +53,30 @@ options:
     description: Look at these locations only. By default at all.
     type: list
     elements: str
+  recover_to:
+    description:
+      - With O(level=restore), how far the WAL is replayed. V(immediate) until the backup is consistent, V(latest) to
+        the end of the archived WAL.
+    type: str
+    choices: [immediate, latest]
+    default: immediate
+  work_directory:
+    description: With O(level=restore), where the sandbox is made. By default below C(state_directory).
+    type: path
+  user:
+    description:
+      - With O(level=restore), who runs the PostgreSQL of the sandbox. By default whoever runs the module, and for root
+        the owner of the living cluster, or C(postgres).
+    type: str
+  preload:
+    description:
+      - With O(level=restore), C(shared_preload_libraries) of the sandbox, for extensions that need it. What starts
+        workers of its own then does so there, too.
+    type: str
+    default: ""
+  workers:
+    description: Number of threads. By default one for each processor, at most 8.
+    type: int
   fail_on_damage:
     description:
       - Whether the task fails when a backup is damaged, or was restored and failed a check. What was found is in the
@@ -82,6 +106,7 @@ EXAMPLES = r"""
   cryoprotect.backup.backup_verify:
     latest: main
     level: restore
+    recover_to: latest
   register: proof
   become: true
   become_user: postgres
@@ -238,7 +263,10 @@ NOTICE = "notice"
 
 
 def work(task: Task) -> Outcome:
+    from pathlib import Path
+
     from ansible_collections.cryoprotect.backup.plugins.module_utils._engine.verify.ladder import verify
+    from ansible_collections.cryoprotect.backup.plugins.module_utils._engine.verify.rehearsal import SandboxOptions
     from ansible_collections.cryoprotect.backup.plugins.module_utils._engine.verify.result import CONTENT, RESTORE
     from ansible_collections.cryoprotect.backup.plugins.module_utils._engine.verify.subjects import Which
 
@@ -251,6 +279,13 @@ def work(task: Task) -> Outcome:
         reporter=task.reporter,
         clock=task.now,
         locations=options["locations"],
+        workers=options["workers"],
+        sandbox=SandboxOptions(
+            directory=Path(options["work_directory"]) if options["work_directory"] else None,
+            to=options["recover_to"],
+            user=options["user"],
+            preload=options["preload"],
+        ),
         record=not task.check_mode,
     )
     result = findings_capped(report.as_dict())
@@ -288,6 +323,11 @@ def main() -> t.NoReturn:
             "all": {"type": "bool", "default": False},
             "level": {"type": "str", "choices": ["presence", "content", "restore"], "default": "content"},
             "locations": {"type": "list", "elements": "str"},
+            "recover_to": {"type": "str", "choices": ["immediate", "latest"], "default": "immediate"},
+            "work_directory": {"type": "path"},
+            "user": {"type": "str"},
+            "preload": {"type": "str", "default": ""},
+            "workers": {"type": "int"},
             "fail_on_damage": {"type": "bool", "default": True},
         },
         mutually_exclusive=[("backup", "latest", "all")],

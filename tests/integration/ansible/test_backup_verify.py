@@ -42,9 +42,12 @@ def test_restores_in_a_sandbox(tasks: AnsibleLab) -> None:
     tasks.cluster.execute("CREATE TABLE proof AS SELECT generate_series(1, 100) AS n")
     tasks.set(verify={"assertions": [{"database": "postgres", "query": "SELECT count(*) = 100 FROM proof"}]})
     tasks.backup()
+    place = tasks.workspace.directory("sandboxes")
     check, do = tasks.play(
         task("backup_verify", latest=SOURCE, level="restore", check=True),
-        task("backup_verify", latest=SOURCE, level="restore"),
+        task(
+            "backup_verify", latest=SOURCE, level="restore", recover_to="latest", work_directory=str(place), workers=1
+        ),
     )
     # In check mode no server is started: every byte is read instead.
     assert not check["failed"], check
@@ -55,6 +58,8 @@ def test_restores_in_a_sandbox(tasks: AnsibleLab) -> None:
     assert backup["result"] == "ok"
     assert backup["checks"]
     assert backup["figures"]["restore_seconds"] > 0
+    assert backup["figures"]["recovery_point"]["goal"] == "latest"
+    assert list(place.iterdir()) == []
 
 
 def test_damage_fails_with_what_was_found(tasks: AnsibleLab) -> None:

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.lab import wait_until
+from tests.lab import flip_byte, wait_until
 from tests.lab.cleanup import LabProcess, lab_processes
 
 from .lab import SOURCE, AnsibleLab, assert_failed, task
@@ -131,6 +131,29 @@ def test_a_location_that_is_down_makes_a_partial_result(tasks: AnsibleLab) -> No
     again = tasks.do("pg_backup", cluster=SOURCE, max_age="1h")
     assert not again["changed"]
     assert again["backup"]["backup_id"] == complete["backup"]["backup_id"]
+
+
+def test_a_cluster_with_broken_pages_makes_a_partial_result(tasks: AnsibleLab) -> None:
+    tasks.cluster.execute("CREATE TABLE broken AS SELECT generate_series(1, 5000) AS n")
+    file = tasks.cluster.data_dir / tasks.cluster.relation_path("broken")
+    tasks.cluster.stop()
+    flip_byte(file, 2 * 8192 + 4000)
+    tasks.cluster.start()
+    failed, tolerated, not_good_enough = tasks.play(
+        task("pg_backup", cluster=SOURCE),
+        task("pg_backup", cluster=SOURCE, fail_on_partial=False),
+        task("pg_backup", cluster=SOURCE, max_age="1h", check=True),
+    )
+    assert_failed(failed)
+    for result in (failed, tolerated):
+        assert result["exit_code"] == 3
+        assert result["changed"]
+        assert result["backup"]["status"] == "damaged"
+        (damage,) = result["backup"]["damage"]
+        assert damage["path"].endswith(file.name)
+        assert damage["blocks"] == [2]
+    assert not tolerated["failed"]
+    assert not_good_enough["changed"]
 
 
 def test_what_stops_a_backup_stops_the_check_too(tasks: AnsibleLab) -> None:
