@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -95,3 +99,21 @@ def test_a_killed_restore_hinders_nobody(story: Story) -> None:
     # The lease of a dead process is retired by the next backup.
     story.lab.backup("incremental")
     assert story.lab.leases() == []
+
+
+def test_stopped_by_a_signal(story: Story) -> None:
+    """Everything is put in order on the way out, and the next restore goes on."""
+    target = story.lab.place("stopped")
+    before = story.lab.leases()
+    command = [*story.lab.command, "--json", "restore", "main", "--target", str(target), *side(story, target)]
+    process = story.lab.workspace.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (target / MARKER).exists():
+        time.sleep(0.0005)
+    process.terminate()
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, (out, errors)
+    assert json.loads(out)["error"]["id"] == "stopped"
+    assert story.lab.leases() == before
+    start_must_fail(story, target)
+    story.lab.restore(target, *side(story, target), "--delta")
+    prove_restore(story.lab.workspace, target, rows=story.writer.expect_all(), **QUICK)
