@@ -46,9 +46,9 @@ def keys_of(path: Path, role: str, repository: str) -> dict[int, bytes]:
     found = {}
     for line in path.read_text().splitlines():
         if line.startswith(f"cryo-{role}-1 "):
-            words, _unused, check = line.rpartition(" ")
+            words, check = line.rsplit(" ", 1)
             need(hashlib.sha256(words.encode()).hexdigest()[:8] == check, f"{path}: a mistyped key")
-            _unused, owner, epoch, key = words.split(" ")
+            owner, epoch, key = words.split(" ")[1:]
             need(owner == repository, f"{path}: a key of the repository {owner}, not of {repository}")
             found[int(epoch)] = base64.b64decode(key, validate=True)
     return found
@@ -103,11 +103,8 @@ class Object:
         need(magic == bytes(8) + b"CRYOEND\n" and table + 16 + length == len(data) - 32, f"{name}: the end is damaged")
         self.rows = list(struct.iter_unpack(">QII", self.open(table, self.count, TABLE)))
         need(len(self.rows) == self.count, f"{name}: frames are missing")
-        ends = [start + 32, *(offset + 16 + n for offset, n, _unused in self.rows)]
-        need(
-            ends == [*(offset for offset, _unused, _unused in self.rows), table],
-            f"{name}: frames are not where they were",
-        )
+        ends = [start + 32, *(row[0] + 16 + row[1] for row in self.rows)]
+        need(ends == [*(row[0] for row in self.rows), table], f"{name}: frames are not where they were")
 
     def open(self, offset: int, number: int, kind: int) -> bytes:
         head = self.data[offset : offset + 16]
@@ -173,22 +170,8 @@ def empty(directory: Path) -> Path:
 def restore(backup: Backup, target: Path, tablespaces: dict[str, Path]) -> None:
     modes = []
     empty(target)
-    for (
-        name,
-        kind,
-        mode,
-        uid,
-        gid,
-        size,
-        _unused,
-        _unused,
-        _unused,
-        _unused,
-        _unused,
-        link,
-        extents,
-        *_unused,
-    ) in backup.entries:
+    for entry in backup.entries:
+        (name, kind, mode, uid, gid, size), (link, extents) = entry[:6], entry[11:13]
         need(not {b"", b".", b".."} & set(name.split(b"/")), f"a path that leads elsewhere: {name!r}")
         path = target / os.fsdecode(name)
         if kind == DIRECTORY:
