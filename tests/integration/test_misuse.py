@@ -294,7 +294,7 @@ def test_words_that_make_no_sense(site: MisuseLab) -> None:
     target = str(site.workspace.path / "never")
     assert "backup" in site.error("backpu", id="usage", exit_code=USAGE)["hint"]
     assert "--type" in site.error("backup", "main", "--typ", "full", id="usage", exit_code=USAGE)["hint"]
-    assert "main" in site.error("backup", "mian", id="unknown-cluster", exit_code=USAGE)["hint"]
+    assert "main" in site.error("backup", "maim", id="unknown-cluster", exit_code=USAGE)["hint"]
     site.error("info", "20200101T000000Z-00000000", id="no-such-backup")
     site.error("verify", "20200101T000000Z-00000000", id="no-such-backup")
     site.error("restore", "main", "--target", target, "--backup", "20200101T000000Z-00000000", id="no-such-backup")

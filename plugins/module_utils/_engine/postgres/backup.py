@@ -229,6 +229,9 @@ class _Run:
         )
         failed, wal, when, archived = rows[0] if rows else (0, None, None, None)
         last = f"The last segment it archived was {archived}." if archived else "It has archived nothing so far."
+        down = [name for name in self._repository.lost if self._config.repository.locations[name].required]
+        if down:
+            last += f" WAL counts as archived only when it is in {', '.join(down)} too, which does not answer."
         if not failed:
             return f"PostgreSQL reports no failure of archive_command. {last}"
         return f"PostgreSQL failed {failed} times to archive WAL, last {wal} at {when}. {last}"

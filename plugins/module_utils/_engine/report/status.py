@@ -9,6 +9,7 @@ import datetime as dt
 import typing as t
 
 from ..errors import LocationError, RepositoryError
+from ..postgres.archive_backlog import read_backlog
 from ..repository.catalog import newest
 from ..repository.lease import is_dead, read_leases
 from .backups import Fields, location_state, summary
@@ -90,6 +91,7 @@ def _location(config: Config, repository: Repository, catalog: Catalog, name: st
         except LocationError as error:
             repository.lost[name] = error
     configured = config.repository.locations[name]
+    backlog = read_backlog(config.state_directory).get(name, [])
     return {
         "type": configured.type,
         "where": None if location is None else location.describe(),
@@ -99,6 +101,8 @@ def _location(config: Config, repository: Repository, catalog: Catalog, name: st
         "bytes_total": total,
         "backups": sum(name in backup.locations for backup in catalog.backups),
         "backups_missing": sum(name not in backup.locations for backup in catalog.backups),
+        "wal_missing": len(backlog),
+        "wal_missing_from": backlog[0] if backlog else None,
     }
 
 
@@ -107,6 +111,8 @@ def _location_worries(location: Fields) -> Iterator[str]:
         yield location["error"]["message"]
     elif location["backups_missing"]:
         yield f"{location['backups_missing']} backups are not there"
+    if location["wal_missing"]:
+        yield f"{location['wal_missing']} WAL files are not there, from {location['wal_missing_from']} on"
 
 
 def _running(repository: Repository) -> dict[str, list[Fields]]:
