@@ -200,7 +200,7 @@ def another_repository(site: MisuseLab) -> Iterator[None]:
 def another_key(site: MisuseLab, file: str) -> Iterator[None]:
     """Of this repository by its own word, well-formed, and not the one that it was made with."""
     path = site.keys / file
-    line = next(line for line in path.read_text().splitlines() if line.startswith("cryo-"))
+    [line] = [line for line in path.read_text().splitlines() if line.startswith("cryo-")]
     kind, repository, epoch, text = line.split(" ")[:4]
     material = bytes(byte ^ 0x55 for byte in base64.b64decode(text))
     words = " ".join([kind, repository, epoch, base64.b64encode(material).decode()])

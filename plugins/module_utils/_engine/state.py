@@ -54,6 +54,6 @@ class Spool:
     def __enter__(self) -> t.Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         with contextlib.suppress(OSError):  # what could not be written is not wanted any more
             self._file.close()
