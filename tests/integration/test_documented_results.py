@@ -61,7 +61,7 @@ def subject(shared_workspace: Workspace, runtime: Path) -> RestoreLab:
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_the_fields_of_a_result(words: list[str], subject: RestoreLab) -> None:
-    (segment, *_) = sorted((subject.cluster.data_dir / "pg_wal").glob("00000001" + "[0-9A-F]" * 16))
+    (segment, *_unused) = sorted((subject.cluster.data_dir / "pg_wal").glob("00000001" + "[0-9A-F]" * 16))
     more = {
         "restore": [str(subject.place("restored"))],
         "key": [str(subject.place("kit.txt"))] if "--output" in words else [],

@@ -267,7 +267,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
         if target.startswith(("http://", "https://")):
             continue
-        path, _, anchor = target.partition("#")
+        path, _unused, anchor = target.partition("#")
         other = (page.parent / path) if path else page
         assert other.exists(), target
         if anchor:

@@ -29,7 +29,7 @@ from cryobackup.state import Spool, state_errors
 def test_what_the_system_says_becomes_an_error_with_a_hint(number: int, kind: type[CryoError], tmp_path: Path) -> None:
     with pytest.raises(CryoError) as caught, state_errors(tmp_path):
         raise OSError(number, "as the system says")
-    assert type(caught.value) is kind
+    assert isinstance(caught.value, kind)
     assert str(tmp_path) in caught.value.message
     assert caught.value.hint
 
