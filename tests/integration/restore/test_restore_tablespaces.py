@@ -68,7 +68,7 @@ def test_under_a_storm_of_tablespaces(restores: RestoreLab) -> None:
         oids = [
             str(space.oid)
             for space in lab.manifest(
-                os.listdir(lab.locations["local"] / "manifests/main")[0]
+                max(os.listdir(lab.locations["local"] / "manifests/main"))
             ).header.postgres.tablespaces  # type: ignore[union-attr]
         ]
         target = lab.place("copy")
