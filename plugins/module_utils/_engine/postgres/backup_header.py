@@ -82,7 +82,6 @@ def _postgres_info(facts: Facts, copied: Copied) -> PostgresInfo:
     stopped, label, control = copied.stopped, copied.stopped.label, facts.control
     segments = list(segment_names(label.start_timeline, copied.start_lsn, stopped.stop_lsn, control.wal_segment_size))
     # A tablespace that was dropped meanwhile is in the one, one that was made meanwhile in the other.
-    tablespaces = {link.oid: link.path for link in stopped.tablespaces(facts.major)} | copied.tablespaces
     return PostgresInfo(
         system_identifier=str(facts.system_identifier),
         version=facts.version,
@@ -99,7 +98,7 @@ def _postgres_info(facts: Facts, copied: Copied) -> PostgresInfo:
         from_standby=label.from_standby,
         data_directory=facts.data_directory,
         next_oid=copied.next_oid,
-        tablespaces=[Tablespace(oid, _text(path)) for oid, path in sorted(tablespaces.items())],
+        tablespaces=[Tablespace(oid, _text(path)) for oid, path in sorted(copied.tablespaces.items())],
         databases=facts.databases,
         settings=facts.settings,
         collation_versions=facts.collation_versions,

@@ -311,17 +311,21 @@ class _Target:
         self._write_tablespace_map()
 
     def _write_tablespace_map(self) -> None:
-        """PostgreSQL makes the links anew from this file when it finds backup_label."""
+        """PostgreSQL makes the links anew from this file when it finds backup_label.
+
+        A tablespace that was dropped before the backup came to it stands in the file and is not in the backup. Its
+        link is left out: it would lead to a directory that is somebody else's by now, and WAL drops it anyway.
+        """
         path = TABLESPACE_MAP_FILE.encode()
         old = self.handles.read_small(path)
-        if old is None or not self.prepared.moved_tablespaces:
+        if old is None:
             return
         where = self.prepared.tablespaces
         major = self.prepared.info.version // 10000
-        links = [
-            TablespaceLink(link.oid, str(where.get(link.oid, link.path)))
-            for link in parse_tablespace_map(old.decode("utf-8", "surrogateescape"), postgres_major=major)
-        ]
+        listed = parse_tablespace_map(old.decode("utf-8", "surrogateescape"), postgres_major=major)
+        links = [TablespaceLink(link.oid, str(where[link.oid])) for link in listed if link.oid in where]
+        if not self.prepared.moved_tablespaces and len(links) == len(listed):
+            return
         text = format_tablespace_map(links, postgres_major=major).encode("utf-8", "surrogateescape")
         self.handles.write_small(path, text, 0o600, self.owner)
 
