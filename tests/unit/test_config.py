@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryobackup import config as cfg
+from cryobackup.config.locations import S3Options
 from cryobackup.errors import ConfigError
 
 MINIMAL = """\
@@ -89,13 +90,12 @@ def test_documented_example(load: Load) -> None:
     local, cloud = config.repository.locations.values()
     assert (local.type, local.path, local.required) == ("posix", Path("/var/lib/cryobackup/repository"), True)
     assert (cloud.type, cloud.path, cloud.required) == ("s3", None, False)
-    assert cloud.options == {
-        "bucket": "acme-backups",
-        "prefix": "db1",
-        "region": "eu-central-1",
-        "endpoint_url": None,
-        "credentials_file": Path("/etc/cryobackup/s3.ini"),
-    }
+    assert cloud.s3 == S3Options(
+        bucket="acme-backups",
+        prefix="db1",
+        region="eu-central-1",
+        credentials_file=Path("/etc/cryobackup/s3.ini"),
+    )
     assert config.repository.keys == Path("/etc/cryobackup/keys")
     assert config.repository.compression_level == 3
     main = config.cluster("main")

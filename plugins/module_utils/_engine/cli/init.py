@@ -43,8 +43,7 @@ def run(_args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _where(config: Config, name: str) -> str:
-    location = config.repository.locations[name]
-    return str(location.path or location.options.get("bucket") or name)
+    return config.repository.locations[name].where
 
 
 def _lines(config: Config, made: InitResult, where: Mapping[str, Mapping[str, object]]) -> Iterator[str]:

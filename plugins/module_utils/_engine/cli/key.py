@@ -24,7 +24,7 @@ if t.TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from ..config import LocationConfig
+    from ..config.locations import LocationConfig
     from ..crypto.keys import Key
     from ._frame import Context
 
@@ -91,7 +91,7 @@ def _kit(directory: Path, locations: Iterable[LocationConfig], output: Path | No
             hint="Give --output FILE, or leave --json out.",
         )
     keys = KeyRing.load(directory, need_identity=True).keys
-    where = [f"{location.name}: {location.path or location.options.get('bucket')}" for location in locations]
+    where = [f"{location.name}: {location.where}" for location in locations]
     kit = write_kit(keys, where, format_time(context.now()))
     if output is None:
         return Outcome({}, text=kit)

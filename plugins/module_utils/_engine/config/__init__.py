@@ -16,6 +16,7 @@ import typing as t
 from pathlib import Path
 
 from ..errors import ConfigError
+from .locations import LocationConfig
 
 if t.TYPE_CHECKING:
     from ..retention_policy import Policy
@@ -31,25 +32,9 @@ _DEFAULT_WORKERS_AT_MOST: t.Final = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class LocationConfig:
-    """One physical place that holds the repository."""
-
-    name: str
-    type: str
-    """``posix`` or ``s3``."""
-    required: bool = True
-    """WAL counts as archived only when every required location has it."""
-    path: Path | None = None
-    """The directory of a ``posix`` location; None for other types."""
-    options: t.Mapping[str, object] = dataclasses.field(default_factory=dict)
-    """What only this type knows. For ``s3`` bucket, prefix, region, endpoint_url (text or None) and
-    credentials_file (Path or None)."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class RepositoryConfig:
     locations: t.Mapping[str, LocationConfig]
-    """By name, in the order of the file: readers ask the first one first."""
+    """By name, in the order in which readers ask them: by priority, then as in the file."""
     keys: Path
     """The directory of the key files."""
     compression_level: int = DEFAULT_COMPRESSION_LEVEL

@@ -24,17 +24,16 @@ from . import (
     ClusterConfig,
     Config,
     FileSetConfig,
-    LocationConfig,
     MetricsConfig,
     NotificationsConfig,
     RepositoryConfig,
     VerifyConfig,
     default_workers,
 )
+from ._locations import read_location
 from ._section import NOWHERE, Problem, Section
 from ._yaml import LocatedDict
 
-LOCATION_TYPES: t.Final = ("posix", "s3")
 _MIN_BANDWIDTH: t.Final = 64 << 10
 _SECRET_PARAMETER = re.compile(
     r"\b(password|sslpassword|oauth_client_secret|scram_client_key|scram_server_key)\s*=", re.IGNORECASE
@@ -84,7 +83,8 @@ def _named(parent: Section, key: str, read: Callable[[str, Section], T]) -> Iter
 
 
 def _repository(section: Section) -> RepositoryConfig:
-    locations = dict(_named(section, "locations", _location))
+    listed = _named(section, "locations", read_location)
+    locations = dict(sorted(listed, key=lambda named: named[1].priority))
     if not locations:
         section.problem("locations", "there must be at least one location")
     elif not any(location.required for location in locations.values()):
@@ -96,37 +96,6 @@ def _repository(section: Section) -> RepositoryConfig:
             "compression_level", default=DEFAULT_COMPRESSION_LEVEL, at_least=1, at_most=19
         ),
     )
-
-
-def _location(name: str, section: Section) -> LocationConfig:
-    kind = section.choice("type", LOCATION_TYPES, required=True)
-    required = section.flag("required", default=True)
-    path: Path | None = None
-    options: dict[str, object] = {}
-    if kind == "posix":
-        path = section.path("path")
-    elif kind == "s3":
-        options = _s3_options(section)
-    else:
-        # Which keys there may be depends on the type; one problem is enough.
-        section.ignore_rest()
-    return LocationConfig(name=name, type=kind or "", required=required, path=path, options=options)
-
-
-def _s3_options(section: Section) -> dict[str, object]:
-    options: dict[str, object] = {
-        "bucket": section.text("bucket"),
-        "prefix": section.optional_text("prefix"),
-        "region": section.optional_text("region"),
-        "endpoint_url": section.optional_text("endpoint_url"),
-        "credentials_file": section.optional_path("credentials_file"),
-    }
-    endpoint = options["endpoint_url"]
-    if isinstance(endpoint, str) and not endpoint.startswith(("http://", "https://")):
-        section.problem("endpoint_url", "must begin with https:// (or http:// in a laboratory)")
-    if isinstance(endpoint, str) and _URI_AUTHORITY.match(endpoint):
-        section.problem("endpoint_url", "must not have a user or a password in it: name a credentials_file")
-    return options
 
 
 def _cluster(name: str, section: Section) -> ClusterConfig:

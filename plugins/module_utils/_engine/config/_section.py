@@ -38,6 +38,9 @@ _SIZE_UNITS: t.Final = {
     "KiB": 1 << 10,
     "MiB": 1 << 20,
     "GiB": 1 << 30,
+    "TB": 1 << 40,
+    "TiB": 1 << 40,
+    "T": 1 << 40,
 }
 _DURATION_UNITS: t.Final = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -174,12 +177,35 @@ class Section:
         value = self._take(key)
         if value is None:
             return None
-        count = value if isinstance(value, int) and not isinstance(value, bool) else _parse_bandwidth(value)
+        count = value if isinstance(value, int) and not isinstance(value, bool) else _parse_size(value, "/s")
         if count is None:
             self.problem(key, "must be bytes a second with a unit, such as 50MB/s (units: kB, MB, GB)")
         elif count < at_least:
             self.problem(key, f"{count} bytes a second is next to nothing: write a unit, such as 50MB/s")
         return count
+
+    def size(self, key: str) -> int | None:
+        """Bytes, as a number or such as ``500GB``."""
+        value = self._take(key)
+        if value is None:
+            return None
+        count = value if isinstance(value, int) and not isinstance(value, bool) else _parse_size(value)
+        if count is None or count <= 0:
+            self.problem(key, "must be bytes with a unit, such as 500GB (units: MB, GB, TB)")
+        return count
+
+    def amount(self, key: str) -> float:
+        """A number that is not negative; 0 when it is not there."""
+        value = self._take(key)
+        if value is None:
+            return 0.0
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.problem(key, f"must be a number, not {_kind(value)}")
+        elif not 0 <= value < 1e12:
+            self.problem(key, "must be a number that is not negative")
+        else:
+            return float(value)
+        return 0.0
 
     def seconds(self, key: str, *, default: float) -> float:
         """Seconds, as a number or such as ``90s``, ``5min``, ``1h``."""
@@ -280,8 +306,8 @@ class Section:
         return f"{self.place}.{key}" if self.place else str(key)
 
 
-def _parse_bandwidth(value: object) -> int | None:
-    match = _SIZE.fullmatch(value.removesuffix("/s").strip()) if isinstance(value, str) else None
+def _parse_size(value: object, suffix: str = "") -> int | None:
+    match = _SIZE.fullmatch(value.removesuffix(suffix).strip()) if isinstance(value, str) else None
     unit = _SIZE_UNITS.get(match[2]) if match else None
     return int(float(match[1]) * unit) if match and unit else None
 

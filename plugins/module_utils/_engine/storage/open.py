@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from .base import Location
 
 if t.TYPE_CHECKING:
-    from ..config import LocationConfig
+    from ..config.locations import LocationConfig
 
 
 def open_location(config: LocationConfig) -> Location:

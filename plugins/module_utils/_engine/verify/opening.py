@@ -24,7 +24,7 @@ from .result import DAMAGE, Finding
 if t.TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..config import LocationConfig, RepositoryConfig
+    from ..config.locations import LocationConfig, RepositoryConfig
     from ..errors import CryoError
     from ..storage.base import Location
 
