@@ -24,7 +24,8 @@ from .result import DAMAGE, Finding
 if t.TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..config.locations import LocationConfig, RepositoryConfig
+    from ..config import RepositoryConfig
+    from ..config.locations import LocationConfig
     from ..errors import CryoError
     from ..storage.base import Location
 
