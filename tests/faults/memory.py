@@ -64,6 +64,9 @@ class MemoryLocation:
     def describe(self) -> str:
         return f"memory {self.name}"
 
+    def prepare(self) -> None:
+        pass
+
     def create(self, key: str) -> _Writer:
         check_key(key)
         return _Writer(self, key)
@@ -116,6 +119,9 @@ class MemoryLocation:
 
     def sweep(self, older_than: float) -> int:
         return 0
+
+    def requests(self) -> dict[str, int]:
+        return {}
 
 
 class _Writer:

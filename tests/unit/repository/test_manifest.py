@@ -25,7 +25,7 @@ BACKUP = "20260101T000000Z-00000001"
 def places(tmp_path):
     found = [PosixLocation(name, tmp_path / name) for name in ("one", "two")]
     for place in found:
-        place.make_root()
+        place.prepare()
     return found
 
 

@@ -17,7 +17,7 @@ from cryobackup.storage.posix import PosixLocation
 def places(tmp_path):
     found = [PosixLocation(name, tmp_path / name) for name in ("one", "two")]
     for place in found:
-        place.make_root()
+        place.prepare()
     return found
 
 

@@ -19,7 +19,7 @@ from cryobackup.storage.posix import PosixLocation
 @pytest.fixture
 def location(tmp_path):
     place = PosixLocation("local", tmp_path / "store")
-    place.make_root()
+    place.prepare()
     return place
 
 

@@ -16,7 +16,7 @@ from ..crypto.keys import KeyRing, key_files, new_keys, write_keys
 from ..errors import KeyFileError, LocationError, ObjectConflict, ObjectMissing, RepositoryError
 from ..storage.base import Location, put
 from ..storage.fanout import Fanout
-from ..storage.open import make_root, open_location
+from ..storage.open import open_location
 from . import names
 
 if t.TYPE_CHECKING:
@@ -110,7 +110,7 @@ def init(config: RepositoryConfig, now: dt.datetime) -> InitResult:
     """
     locations = [open_location(location) for location in config.locations.values()]
     for location in locations:
-        make_root(location)
+        location.prepare()
     present = {location.name: _exists(location) for location in locations}
     have_keys = bool(key_files(config.keys))
     if not have_keys:

@@ -65,6 +65,12 @@ class Location(t.Protocol):
     def describe(self) -> str:
         """Where it is, for people. No secrets."""
 
+    def prepare(self) -> None:
+        """Make what must be there before the first object, such as the directory. Idempotent, durable on return.
+
+        Nothing that costs or that others administer is made: the bucket of an object store must be there.
+        """
+
     def create(self, key: str) -> ObjectWriter:
         """Begin an object. Nothing exists until its writer's ``commit``."""
 
@@ -99,6 +105,9 @@ class Location(t.Protocol):
 
     def sweep(self, older_than: float) -> int:
         """Remove left-overs of crashed writers that are older than so many seconds; how many."""
+
+    def requests(self) -> dict[str, int]:
+        """Requests made so far, by kind (``put``, ``get``, …). Empty where requests cost nothing."""
 
 
 def put(location: Location, key: str, data: Buffer) -> bool:

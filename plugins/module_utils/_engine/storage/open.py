@@ -24,11 +24,3 @@ def open_location(config: LocationConfig) -> Location:
         f"location {config.name!r}: type {config.type!r} is not supported by this version",
         hint="Supported: posix.",
     )
-
-
-def make_root(location: Location) -> None:
-    """Create what a location needs to exist before its first object. Idempotent, durable."""
-    from .posix import PosixLocation
-
-    if isinstance(location, PosixLocation):
-        location.make_root()

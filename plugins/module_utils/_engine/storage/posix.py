@@ -182,7 +182,7 @@ class PosixLocation:
                     with contextlib.suppress(OSError):  # not empty
                         os.rmdir(folder.path)
 
-    def make_root(self) -> None:
+    def prepare(self) -> None:
         """Create the directory of the location itself, and make it last. Idempotent."""
         with self._errors("create", ""):
             missing = []
@@ -193,6 +193,9 @@ class PosixLocation:
             for path in reversed(missing):
                 path.mkdir(mode=0o700, exist_ok=True)
                 self._sync_directory(path.parent)
+
+    def requests(self) -> dict[str, int]:
+        return {}
 
     def make_directory(self, directory: pathlib.Path) -> None:
         """Make a directory below the root, and make it last. The root itself must be there."""
