@@ -273,6 +273,13 @@ restore:
       type: list
       elements: str
       returned: always
+    saved_wal:
+      description:
+        - WAL in the target that was never archived and that recovery does not use, or that PostgreSQL would remove
+          after it. It was put aside in C(directory), relative to the target; the first 100 C(files).
+      type: dict
+      returned: always
+      sample: {directory: null, files: []}
     dry_run:
       description: Whether nothing was written, because of check mode.
       type: bool
@@ -368,7 +375,8 @@ def work(task: Task) -> Outcome:
     result = restore_cluster(task.config, options["cluster"], request, reporter=task.reporter, clock=task.now)
     done = "would be" if result.dry_run else "was"
     msg = f"{result.source} {done} restored to {result.target} from backup {result.backup_id}"
-    restore = {**result.as_dict(), "kept_wal": capped(result.kept_wal)}
+    saved_wal = {**result.saved_wal, "files": capped(result.saved_wal["files"])}
+    restore = {**result.as_dict(), "kept_wal": capped(result.kept_wal), "saved_wal": saved_wal}
     return Outcome(msg, changed=True, result={"restore": restore}, exit_code=result.exit_code)
 
 

@@ -153,6 +153,47 @@ def test_wal_that_was_never_archived_is_not_lost(restores: RestoreLab) -> None:
     assert last == len(writer.rows)
 
 
+def test_the_wrong_moment_can_be_corrected(restores: RestoreLab) -> None:
+    """Rows that only pg_wal has, behind the goal of a restore in place: they are not gone with the old timeline."""
+    lab = restores
+    cluster = lab.cluster
+    with LiveWriter(cluster) as writer:
+        writer.wait_rows(100)
+        lab.backup()
+        writer.wait_rows(writer.count + 100)
+        with writer.paused("too early"):
+            pass
+        writer.wait_rows(writer.count + 50)
+        lab.archive_everything()
+        writer.wait_rows(writer.count + 200)
+    golden = golden_dump(cluster)
+    cluster.kill()
+
+    first = lab.restore(cluster.data_dir, "--delta", "--to-name", "too early")
+    assert first["saved_wal"]["files"]
+    saved = cluster.data_dir / first["saved_wal"]["directory"]
+    assert sorted(path.name for path in saved.iterdir()) == sorted(first["saved_wal"]["files"])
+    assert any(str(saved) in warning for warning in first["warnings"])
+    cluster.start()
+    wait_promoted(cluster)
+    cluster.execute("CREATE TABLE of_the_new_timeline AS SELECT 1 AS a")
+    cluster.execute("CHECKPOINT")
+    lab.archive_everything()
+    backup = lab.backup()
+    cluster.execute("INSERT INTO of_the_new_timeline VALUES (2)")
+    cluster.kill()
+    # A second restore in place uses what the first put aside, and puts aside what is of the new timeline.
+    second = lab.restore(cluster.data_dir, "--delta", "--timeline", "1")
+    assert second["backup_id"] != backup["backup_id"]
+    assert set(first["saved_wal"]["files"]) <= set(second["kept_wal"])
+    assert all(name.startswith("00000002") for name in second["saved_wal"]["files"])
+    assert second["saved_wal"]["files"]
+    prove_restore(lab.workspace, cluster.data_dir, golden=golden, rows=writer.expect_all())
+    for result in (first, second):
+        kept = cluster.data_dir / result["saved_wal"]["directory"]
+        assert sorted(path.name for path in kept.iterdir()) == sorted(result["saved_wal"]["files"])
+
+
 def test_a_cluster_is_brought_back_in_place_and_lives_on(restores: RestoreLab) -> None:
     """An accident, a restore in place to just before it, and the life of the cluster after that."""
     lab = restores

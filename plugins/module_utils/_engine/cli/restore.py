@@ -145,6 +145,9 @@ def _text(result: RestoreResult) -> str:
     lines += [f"  tablespace  {oid}: {path}" for oid, path in result.tablespaces.items()]
     if result.kept_wal:
         lines.append(f"  pg_wal      {len(result.kept_wal)} files that were never archived were kept")
+    if result.saved_wal["directory"]:
+        saved = result.saved_wal
+        lines.append(f"  put aside   {len(saved['files'])} files of pg_wal, never archived, in {saved['directory']}")
     if result.state:
         lines.append(f"  server      {result.state}")
     if result.next_steps:

@@ -24,7 +24,7 @@ from .recovery import CURRENT_TIMELINE, NAME, XID, Recovery
 from .restore_archive import Outlook, first_segment, load_branches, look_ahead
 from .restore_branches import Branches
 from .restore_build import Materialised, build
-from .restore_kept_wal import WalKeeper
+from .restore_kept_wal import Rescued, WalKeeper
 from .restore_lease import holding
 from .restore_locate import Locator
 from .restore_plan import Choice, Wish, choose, leads_to, no_backup, postgres
@@ -91,13 +91,12 @@ def restore_cluster(
     recovery = _recovery(config, request, plan, archiving=archiving, in_place=in_place)
     result = _result(request, plan, prepared, archiving=archiving)
     if not request.dry_run:
-        keeper = _keeper(plan, prepared) if in_place else None
+        keeper = _keeper(plan, prepared, request) if in_place else None
         workers = request.workers or _workers(config, source)
         with holding(repository, backup, clock(), told):
             done = build(prepared, recovery, workers=workers, durable=True, reporter=told, now=clock(), keeper=keeper)
         _fill(result, done)
-        if done.kept_wal:
-            told.note(f"{len(done.kept_wal)} files of pg_wal that were never archived stay for recovery to use")
+        _tell_about_wal(done.wal, request.target, told)
         if request.start:
             start(result, request, prepared, _programs(config, source, request), told)
     result.next_steps = next_steps(result, prepared, in_place=in_place)
@@ -308,13 +307,14 @@ def _recovery(config: Config, request: RestoreRequest, plan: _Plan, *, archiving
     )
 
 
-def _keeper(plan: _Plan, prepared: Prepared) -> WalKeeper:
+def _keeper(plan: _Plan, prepared: Prepared, request: RestoreRequest) -> WalKeeper:
     return WalKeeper(
         plan.index.names(),
         plan.choice.history,
         first_segment(plan.choice.backup),
         prepared.info.wal_segment_size,
         int(prepared.info.system_identifier),
+        to_the_end=not request.goal.is_point,
     )
 
 
@@ -357,12 +357,25 @@ def _result(request: RestoreRequest, plan: _Plan, prepared: Prepared, *, archivi
         owner=prepared.owner_name,
         config_files=list(prepared.survey.config_files),
         kept_wal=[],
+        saved_wal={"directory": None, "files": []},
         dry_run=request.dry_run,
     )
+
+
+def _tell_about_wal(wal: Rescued, target: Path, told: Reporter) -> None:
+    if wal.kept:
+        told.note(f"{len(wal.kept)} files of pg_wal that were never archived stay for recovery to use")
+    if wal.directory is not None:
+        told.warn(
+            f"{len(wal.aside)} files of pg_wal that were never archived were put aside in {target / wal.directory}: "
+            "recovery does not use all of them, and nobody else has them. Remove that directory once nobody will want "
+            "another moment than this one"
+        )
 
 
 def _fill(result: RestoreResult, done: Materialised) -> None:
     result.bytes_fetched = done.bytes_fetched
     result.bytes_compared = done.bytes_compared
     result.bytes_written = done.bytes_written
-    result.kept_wal = list(done.kept_wal)
+    result.kept_wal = list(done.wal.kept)
+    result.saved_wal = {"directory": done.wal.directory, "files": list(done.wal.aside)}

@@ -35,7 +35,7 @@ from .backup_label import TablespaceLink, format_tablespace_map, parse_tablespac
 from .control import invalidate_checkpoint
 from .recovery import AUTO_CONF, RECOVERY_SIGNAL, Recovery, edit_auto_conf
 from .relfile import TABLESPACE_MAP_FILE
-from .restore_kept_wal import PG_WAL, WalKeeper
+from .restore_kept_wal import PG_WAL, Rescued, WalKeeper, is_put_aside
 from .restore_prepare import Prepared, UnrestorableFiles
 from .restore_servers import server_of
 from .restore_survey import CONTROL, is_never_restored, tablespace_oid
@@ -71,8 +71,8 @@ class Materialised:
     has_postgresql_conf: bool
     tablespaces: dict[int, str]
     owner: str
-    kept_wal: tuple[str, ...]
-    """Files of pg_wal that the archive does not have and that were left for recovery to use."""
+    wal: Rescued
+    """Files of pg_wal that the archive does not have."""
 
 
 def build(
@@ -198,9 +198,11 @@ class _Target:
         """Steps 3 to 7."""
         prepared = self.prepared
         self._tell_about_pg_wal(reporter)
-        kept = keeper.wanted(self.handles) if keeper is not None and prepared.writes_over else []
+        wal = Rescued()
+        if keeper is not None and prepared.writes_over:
+            wal = keeper.rescue(self.handles, self.owner, self._now)
         reporter.phase("restore", prepared.survey.size)
-        control, counters = self._write_content(workers, reporter, frozenset(map(os.fsencode, kept)))
+        control, counters = self._write_content(workers, reporter, frozenset(map(os.fsencode, wal.kept)))
         self._write_settings(recovery)
         content = invalidate_checkpoint(prepared.packs.content(control.extents))
         if durable:
@@ -218,7 +220,7 @@ class _Target:
             has_postgresql_conf=prepared.survey.has_postgresql_conf,
             tablespaces={oid: str(path) for oid, path in prepared.tablespaces.items()},
             owner=prepared.owner_name,
-            kept_wal=tuple(kept),
+            wal=wal,
         )
 
     def _tell_about_pg_wal(self, reporter: Reporter) -> None:
@@ -235,7 +237,9 @@ class _Target:
         prepared = self.prepared
 
         def keep(directory: bytes, name: bytes) -> bool:
-            return (not directory and name in _LEFT_ALONE) or (directory == PG_WAL and name in kept_wal)
+            if directory == PG_WAL:
+                return name in kept_wal or is_put_aside(name)
+            return not directory and name in _LEFT_ALONE
 
         control: Entry | None = None
         walk = Walk(self.handles, self.owner, sweep=prepared.writes_over, keep=keep)

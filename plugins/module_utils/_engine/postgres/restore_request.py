@@ -90,6 +90,9 @@ class RestoreResult:
     config_files: list[str]
     """Configuration that lay outside of the data directory; its copy is below ``.cryobackup/config``."""
     kept_wal: list[str]
+    """Files of ``pg_wal`` that were never archived and stay there for recovery to use."""
+    saved_wal: dict[str, t.Any]
+    """Files of ``pg_wal`` that were never archived, put aside: ``directory`` (None: there are none), ``files``."""
     dry_run: bool
     started: bool = False
     state: str = ""
