@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(_args: argparse.Namespace, context: Context) -> Outcome:
+    from ..config.advice import advice
+
     config = context.config
     names = {
         "locations": list(config.repository.locations),
@@ -30,6 +32,8 @@ def run(_args: argparse.Namespace, context: Context) -> Outcome:
     counted = [f"{what.replace('_', ' ')}: {', '.join(each)}" for what, each in names.items() if each]
     if not config.sources:
         context.reporter.warn("it names no cluster and no file set: there is nothing to back up")
+    for each in advice(config):
+        context.reporter.warn(f"{each}. {each.hint}")
     return Outcome(
         {"config": str(config.path), **names},
         text="\n  ".join([f"{config.path} is sound", *counted]),

@@ -30,12 +30,17 @@ LOCATION_TYPES: t.Final = ("posix", "s3", "sftp")
 _URI_USER = re.compile(r"[a-z0-9+.-]+://[^/?#]*@", re.IGNORECASE)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _KEY_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
+_ROLE = re.compile(r"arn:\S+")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9]+)?")
+_MIN_QUOTA: t.Final = 1 << 20
+_MIN_TIMEOUT: t.Final = 1.0
+_OFFLINE_CLASSES: t.Final = ("GLACIER", "DEEP_ARCHIVE")
 
 
 def read_location(name: str, section: Section) -> LocationConfig:
     kind = section.choice("type", LOCATION_TYPES, required=True)
     required = section.flag("required", default=True)
-    quota = section.size("quota")
+    quota = section.size("quota", at_least=_MIN_QUOTA)
     prices = _prices(section.section("prices"))
     priority = section.integer("priority", default=DEFAULT_PRIORITY.get(kind or "", 10), at_least=1, at_most=1000)
     path: Path | None = None
@@ -84,18 +89,31 @@ def _s3(section: Section) -> S3Options:
         ca_file=section.optional_path("ca_file"),
         proxy=_url(section, "proxy"),
         encryption=_encryption(section.section("encryption")),
-        storage_class=section.optional_text("storage_class"),
+        storage_class=_storage_class(section),
         create_only=t.cast("CreateOnly | None", section.choice("create_only", ("conditional", "check")))
         or "conditional",
         object_lock=_object_lock(section.section("object_lock")),
-        timeout=section.seconds("timeout", default=60.0),
+        timeout=section.seconds("timeout", default=60.0, at_least=_MIN_TIMEOUT),
         attempts=section.integer("attempts", default=6, at_least=1, at_most=50),
     )
     if options.profile and options.credentials_file is None:
         section.problem("profile", "is a section of credentials_file, which is missing")
+    if options.role_arn and _ROLE.fullmatch(options.role_arn) is None:
+        section.problem("role_arn", "is not the ARN of a role, such as arn:aws:iam::123456789012:role/backup")
     if options.web_identity_token_file is not None and options.role_arn is None:
         section.problem("web_identity_token_file", "needs role_arn: the role that the token is for")
     return options
+
+
+def _storage_class(section: Section) -> str | None:
+    name = section.optional_text("storage_class")
+    if name in _OFFLINE_CLASSES:
+        section.problem(
+            "storage_class",
+            f"{name} takes hours to give an object back, and backups read what earlier ones wrote: "
+            "use a class that is read at once, such as STANDARD_IA or GLACIER_IR",
+        )
+    return name
 
 
 def _prefix(section: Section) -> str:
@@ -132,8 +150,9 @@ def _object_lock(section: Section | None) -> ObjectLock | None:
         return None
     mode = t.cast("LockMode | None", section.choice("mode", ("governance", "compliance"), required=True))
     retain = timedelta(days=30)
+    text = section.text("retain")
     try:
-        retain = retention.parse_duration(section.text("retain"))
+        retain = retention.parse_duration(text) if text.strip() else retain
     except ConfigError as error:
         section.problem("retain", f"{error.message}. {error.hint}")
     section.finish()
@@ -141,12 +160,20 @@ def _object_lock(section: Section | None) -> ObjectLock | None:
 
 
 def _sftp(section: Section) -> SftpOptions:
+    host = section.text("host")
+    if host.strip() and _HOST.fullmatch(host) is None:
+        section.problem("host", "must be a name or an address only: user and port have keys of their own")
+    path = section.text("path")
+    if path.startswith("~"):
+        section.problem("path", "must not begin with ~: what is relative begins in the user's directory anyway")
+    elif ".." in path.split("/"):
+        section.problem("path", "must not have .. in it")
     return SftpOptions(
-        host=section.text("host"),
+        host=host,
         user=section.text("user"),
-        path=section.text("path"),
+        path=path,
         key_file=section.path("key_file"),
         known_hosts=section.path("known_hosts"),
         port=section.integer("port", default=22, at_least=1, at_most=65535),
-        timeout=section.seconds("timeout", default=60.0),
+        timeout=section.seconds("timeout", default=60.0, at_least=_MIN_TIMEOUT),
     )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, CryoProtect Backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What may stand in the configuration, and what it must not contradict."""
+"""What may stand in the configuration."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from . import (
 )
 from ._locations import read_location
 from ._section import NOWHERE, Problem, Section
+from ._together import check_together
 from ._yaml import LocatedDict
 
 _MIN_BANDWIDTH: t.Final = 64 << 10
@@ -59,7 +60,7 @@ def read_config(path: Path, root: LocatedDict) -> tuple[Config, list[Problem]]:
         state_directory=top.optional_path("state_directory") or DEFAULT_STATE_DIRECTORY,
     )
     top.finish()
-    _check_together(config, top)
+    check_together(config, top)
     return config, sorted(problems)
 
 
@@ -235,48 +236,3 @@ def _notifications(section: Section) -> NotificationsConfig:
 
 def _metrics(section: Section) -> MetricsConfig:
     return MetricsConfig(textfile=section.optional_path("textfile"))
-
-
-def _check_together(config: Config, top: Section) -> None:
-    for name in config.file_sets:
-        if name in config.clusters:
-            top.problem_at(("file_sets", name), "is the name of a cluster already: names of sources are unique")
-    _check_directories(config, top)
-
-
-Place: t.TypeAlias = tuple[str, ...]
-
-
-def _check_directories(config: Config, top: Section) -> None:
-    """No two things in one directory, and nothing where a loss of one takes the other with it."""
-    locations: list[tuple[Place, Path]] = [
-        (("repository", "locations", name, "path"), location.path)
-        for name, location in config.repository.locations.items()
-        if location.path is not None
-    ]
-    clusters: list[tuple[Place, Path]] = [
-        (("clusters", name, "data_directory"), cluster.data_directory) for name, cluster in config.clusters.items()
-    ]
-    keys: tuple[Place, Path] = (("repository", "keys"), config.repository.keys)
-    for number, other in enumerate(locations):
-        for one in locations[:number]:
-            if _overlap(one[1], other[1]):
-                top.problem_at(other[0], f"must not share a directory with {'.'.join(one[0])}")
-    for number, other in enumerate(clusters):
-        for one in clusters[:number]:
-            if one[1] == other[1] != NOWHERE:
-                top.problem_at(other[0], f"is the same directory as {'.'.join(one[0])}")
-    for location in locations:
-        if _within(keys[1], location[1]):
-            top.problem_at(keys[0], "must not be in a location: whoever gets the one would have the other too")
-        for cluster in clusters:
-            if _overlap(location[1], cluster[1]):
-                top.problem_at(location[0], f"must not share a directory with {'.'.join(cluster[0])}")
-
-
-def _within(inner: Path, outer: Path) -> bool:
-    return NOWHERE not in (inner, outer) and inner.is_relative_to(outer)
-
-
-def _overlap(one: Path, other: Path) -> bool:
-    return _within(one, other) or _within(other, one)

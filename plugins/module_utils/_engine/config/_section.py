@@ -184,7 +184,7 @@ class Section:
             self.problem(key, f"{count} bytes a second is next to nothing: write a unit, such as 50MB/s")
         return count
 
-    def size(self, key: str) -> int | None:
+    def size(self, key: str, *, at_least: int = 1) -> int | None:
         """Bytes, as a number or such as ``500GB``."""
         value = self._take(key)
         if value is None:
@@ -192,6 +192,8 @@ class Section:
         count = value if isinstance(value, int) and not isinstance(value, bool) else _parse_size(value)
         if count is None or count <= 0:
             self.problem(key, "must be bytes with a unit, such as 500GB (units: MB, GB, TB)")
+        elif count < at_least:
+            self.problem(key, f"{count} bytes are next to nothing: write a unit, such as 500GB")
         return count
 
     def amount(self, key: str) -> float:
@@ -207,7 +209,7 @@ class Section:
             return float(value)
         return 0.0
 
-    def seconds(self, key: str, *, default: float) -> float:
+    def seconds(self, key: str, *, default: float, at_least: float = 0.0) -> float:
         """Seconds, as a number or such as ``90s``, ``5min``, ``1h``."""
         value = self._take(key)
         if value is None:
@@ -217,7 +219,10 @@ class Section:
         if match is None or unit is None:
             self.problem(key, "must be a duration, such as 90s, 5min or 1h")
             return default
-        return float(match[1]) * unit
+        found = float(match[1]) * unit
+        if found < at_least:
+            self.problem(key, f"must be at least {at_least:g} s")
+        return found
 
     def raw(self, key: str) -> object:
         """The value as it is; None when it is not there."""

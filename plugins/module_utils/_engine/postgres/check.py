@@ -14,6 +14,7 @@ import os
 import typing as t
 from pathlib import Path
 
+from ..config.advice import advice
 from ..crypto.keys import KeyRing
 from ..errors import ClusterError, ConfigError, CryoError, DamageError
 from ..repository.probe import probe_location
@@ -78,6 +79,8 @@ def check(
     """Try everything out; ``timeout`` (seconds) is for the archiving of a segment. Raises nothing that it can tell."""
     findings = _Findings(reporter)
     findings.passed("configuration", str(config.path))
+    for each in advice(config):
+        findings.warn("configuration", str(each), each.hint)
     _check_state_directory(config, findings)
     keys = _check_keys(config, findings)
     if keys is not None:
