@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from tests.lab import LiveWriter, golden_dump, prove_restore, sample_data
@@ -192,6 +193,31 @@ def test_the_wrong_moment_can_be_corrected(restores: RestoreLab) -> None:
     for result in (first, second):
         kept = cluster.data_dir / result["saved_wal"]["directory"]
         assert sorted(path.name for path in kept.iterdir()) == sorted(result["saved_wal"]["files"])
+
+
+def test_a_cluster_with_its_wal_elsewhere_is_brought_back_in_place(restores: RestoreLab) -> None:
+    """``initdb --waldir``: pg_wal is a link to another disk, and stays one."""
+    lab = restores
+    cluster = lab.cluster
+    cluster.stop()
+    elsewhere = lab.workspace.path / "wal-disk"
+    shutil.move(cluster.data_dir / "pg_wal", elsewhere)
+    (cluster.data_dir / "pg_wal").symlink_to(elsewhere)
+    cluster.start()
+    with LiveWriter(cluster) as writer:
+        writer.wait_rows(100)
+        lab.backup()
+        with writer.paused("to here") as moment:
+            golden = golden_dump(cluster)
+        writer.wait_rows(writer.count + 50)
+        lab.archive_everything()
+        writer.wait_rows(writer.count + 50)
+    cluster.kill()
+    result = lab.restore(cluster.data_dir, "--delta", "--to-name", "to here")
+    assert (cluster.data_dir / "pg_wal").readlink() == elsewhere
+    saved = elsewhere / Path(result["saved_wal"]["directory"]).name
+    assert sorted(path.name for path in saved.iterdir()) == sorted(result["saved_wal"]["files"])
+    prove_restore(lab.workspace, cluster.data_dir, golden=golden, rows=writer.expect(moment), **QUICK)
 
 
 def test_a_cluster_is_brought_back_in_place_and_lives_on(restores: RestoreLab) -> None:

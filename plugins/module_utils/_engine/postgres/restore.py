@@ -76,6 +76,7 @@ def restore_cluster(
         delta=request.delta,
         owner=request.owner,
         protected=_protected(config),
+        keep_wal_link=in_place,
     )
     archiving = request.archiving == "preserve" or (request.archiving == "auto" and in_place)
     if archiving and not in_place:

@@ -126,6 +126,8 @@ class _Target:
         for path in self.prepared.roots.values():
             _make_root(path, self.owner)
         roots = {f"pg_tblspc/{oid}".encode(): path for oid, path in self.prepared.roots.items()}
+        if self.prepared.wal_root is not None:
+            roots[PG_WAL] = self.prepared.wal_root
         self.tree = Tree(self.path, roots).__enter__()
         self.handles = Handles(self.tree)
         try:
@@ -207,7 +209,7 @@ class _Target:
         content = invalidate_checkpoint(prepared.packs.content(control.extents))
         if durable:
             reporter.phase("sync")
-            sync_trees([self.path, *prepared.roots.values()])
+            sync_trees([self.path, *prepared.roots.values(), *([prepared.wal_root] if prepared.wal_root else [])])
         self._write_control(control, content)
         return Materialised(
             files=prepared.survey.files,
@@ -225,7 +227,7 @@ class _Target:
 
     def _tell_about_pg_wal(self, reporter: Reporter) -> None:
         status = self.handles.status(PG_WAL)
-        if status is not None and stat.S_ISLNK(status.st_mode):
+        if status is not None and stat.S_ISLNK(status.st_mode) and self.prepared.wal_root is None:
             where = os.readlink(self.path / os.fsdecode(PG_WAL))
             reporter.warn(
                 f"pg_wal was a symbolic link to {where}; it is a directory in the restored cluster. "
@@ -264,7 +266,10 @@ class _Target:
 
     def _write_entry(self, entry: Entry, content: ContentWriter) -> None:
         owner = self.prepared.ownership.of(entry)
-        if entry.type == DIRECTORY:
+        if entry.type == DIRECTORY and self.tree.root(entry.path) is not None:
+            with errors(self.tree.real(entry.path)):
+                set_attributes(self.handles.directory(entry.path), entry.mode | 0o700, owner)
+        elif entry.type == DIRECTORY:
             self.handles.make_directory(entry.path, entry.mode | 0o700, owner)
         elif entry.type == SYMLINK:
             self._write_link(entry, owner)

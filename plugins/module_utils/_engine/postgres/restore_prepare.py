@@ -28,6 +28,7 @@ from .target import (
     check_tablespace,
     check_target,
     tablespace_map,
+    wal_directory,
 )
 
 if t.TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Prepared:
     """The same directories with the links on the way to them resolved."""
     ownership: Ownership
     digest_key: bytes
+    wal_root: Path | None
+    """Where the link ``pg_wal`` leads that stays; None: pg_wal is a directory."""
 
     @property
     def moved_tablespaces(self) -> bool:
@@ -87,8 +90,11 @@ def prepare(
     delta: bool,
     owner: str | None,
     protected: t.Sequence[Protected] = (),
+    keep_wal_link: bool = False,
 ) -> Prepared:
     """Check target, tablespaces, room, owner and the presence of every pack. Changes nothing.
+
+    ``keep_wal_link``: pg_wal stays where a link of that name leads to: the target is the cluster's own directory.
 
     Raises RestoreError (see ``target``), TargetError for tablespaces that do not fit, DamageError when the
     manifest is damaged or packs are not there, LocationError when no location answers.
@@ -106,9 +112,15 @@ def prepare(
         raise _packs_absent(backup, absent, seen)
     paths = tablespace_map(seen.original_paths(), tablespaces, tablespace_root)
     roots = _check_tablespaces(state, paths, protected)
+    places = [*protected, Protected(state.path, "the target directory"), *_as_places(roots)]
+    wal_root = wal_directory(state.path, places) if keep_wal_link else None
     check_space(_needs(state, seen, roots, info.wal_segment_size))
     ownership = Ownership(manifest.header.owners, seen.cluster_owner, name=owner, as_root=os.geteuid() == 0)
-    return Prepared(backup, info, manifest, seen, packs, state, paths, roots, ownership, repository.keys.digest_key)
+    return Prepared(backup, info, manifest, seen, packs, state, paths, roots, ownership, repository.keys.digest_key, wal_root)
+
+
+def _as_places(tablespaces: t.Mapping[int, Path]) -> list[Protected]:
+    return [Protected(path, f"tablespace {oid}") for oid, path in tablespaces.items()]
 
 
 def _in_order(repository: Repository, backup: BackupRecord) -> list[Location]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import typing as t
 
 from ..errors import DamageError
+from .restore_survey import tablespace_oid
 from .restore_tree import Handles, Owner
 
 Keep: t.TypeAlias = t.Callable[[bytes, bytes], bool]
@@ -72,7 +73,7 @@ class Walk:
     def _leave(self) -> None:
         directory, names = self._stack.pop()
         # A tablespace's directory may also hold those of other major versions: nothing of ours.
-        if not self._sweep or (directory and self._handles.tree.root(directory) is not None):
+        if not self._sweep or tablespace_oid(directory) is not None:
             return
         for name in self._handles.names(directory):
             if name not in names and not self._keep(directory, name):

@@ -143,6 +143,29 @@ def check_tablespace(path: Path, *, known: t.Collection[Path], protected: t.Iter
     return real
 
 
+def wal_directory(target: Path, protected: t.Iterable[Protected]) -> Path | None:
+    """Where ``pg_wal`` of an existing cluster leads when it is a link, as ``initdb --waldir`` makes it; None else.
+
+    Raises RestoreError: ids as ``check_target``, and ``target-owner`` when it belongs to somebody else.
+    """
+    link = target / "pg_wal"
+    if not link.is_symlink():
+        return None
+    real = Path(os.path.realpath(link))
+    check_apart(real, protected)
+    if not real.exists():
+        return None  # on a new machine: what it led to is gone
+    _check_directory(real)
+    if real.stat().st_uid != target.stat().st_uid:
+        raise RestoreError(
+            f"{link} leads to {real}, which belongs to somebody else than {target}",
+            hint="Give both to the user that PostgreSQL runs as, or remove the link: pg_wal then becomes a directory. "
+            "Nothing was changed.",
+            id="target-owner",
+        )
+    return real
+
+
 def check_apart(path: Path, protected: t.Iterable[Protected]) -> None:
     """Raises RestoreError, id ``target-is-repository``, when ``path`` is, holds or lies in a protected place."""
     for place in protected:
