@@ -20,7 +20,11 @@ def open_location(config: LocationConfig) -> Location:
         from .posix import PosixLocation
 
         return PosixLocation(config.name, config.path, required=config.required)
+    if config.type == "s3" and config.s3 is not None:
+        from .s3.location import S3Location
+
+        return S3Location(config.name, config.where, config.s3, required=config.required)
     raise ConfigError(
         f"location {config.name!r}: type {config.type!r} is not supported by this version",
-        hint="Supported: posix.",
+        hint="Supported: posix, s3.",
     )

@@ -1,0 +1,198 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From options to a client of botocore. Importing botocore takes longer than most commands: only here, and late."""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import os
+import typing as t
+
+from ... import __version__
+from ...errors import LocationError
+from ..secret_file import read_secret
+
+if t.TYPE_CHECKING:
+    from pathlib import Path
+
+    from botocore.config import Config
+    from botocore.credentials import Credentials
+    from botocore.session import Session
+
+    from ...config.locations import S3Options
+
+DEFAULT_REGION = "us-east-1"
+CONNECT_SECONDS = 10.0
+POOL_CONNECTIONS = 32  # more threads than any job has: a request never waits for a connection
+
+
+def new_client(name: str, options: S3Options) -> t.Any:
+    """A client for one location, thread-safe. No requests. Raises LocationError for unusable credentials or files."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        session = _session(name, options)
+        return session.create_client("s3", config=_config(options), **_endpoint(name, options, session))
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+        raise LocationError(
+            f"location {name!r}: {error}",
+            hint="Correct the options of this location. Nothing was changed.",
+            id="location-config",
+        ) from error
+
+
+def _config(options: S3Options) -> Config:
+    from botocore.config import Config
+
+    encrypted = (options.endpoint_url or "https://").startswith("https://")
+    values: dict[str, t.Any] = {
+        "signature_version": "s3v4",
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": options.timeout,
+        "retries": {"mode": "standard", "total_max_attempts": 1},  # calls.py retries: it knows what was lost
+        "max_pool_connections": POOL_CONNECTIONS,
+        "tcp_keepalive": True,
+        "proxies": {"http": options.proxy, "https": options.proxy} if options.proxy else None,
+        # Every object carries a CRC32C of ours. botocore's own, in trailers of chunked bodies, breaks many stores.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+        "s3": {
+            "addressing_style": addressing(options),
+            # TLS guards the body on the way; hashing it once more for the signature costs as much as encrypting it.
+            "payload_signing_enabled": not encrypted,
+        },
+        "user_agent_extra": f"cryobackup/{__version__}",
+        "ignore_configured_endpoint_urls": True,
+    }
+    return Config(**values)
+
+
+def addressing(options: S3Options) -> str:
+    """Where the bucket goes in the URL. Stores other than Amazon's rarely have a host name for each bucket."""
+    if options.addressing == "auto" and options.endpoint_url and ".amazonaws.com" not in options.endpoint_url:
+        return "path"
+    return options.addressing
+
+
+def _session(name: str, options: S3Options) -> Session:
+    if options.role_arn is not None:
+        return _session_with(_role_credentials(name, options))
+    if options.credentials_file is not None:
+        return _session_with(read_credentials(name, options.credentials_file, options.profile))
+    import botocore.session
+
+    return botocore.session.Session()
+
+
+def _session_with(credentials: Credentials) -> Session:
+    """The user's own ~/.aws and AWS_PROFILE must not change what a job with credentials of its own does."""
+    import botocore.session
+
+    session = botocore.session.Session()
+    session.set_config_variable("profile", None)
+    session.set_config_variable("config_file", os.devnull)
+    session.register_component("credential_provider", _Found(credentials))
+    return session
+
+
+class _Found:
+    """Stands where botocore looks for credentials."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    def load_credentials(self) -> Credentials:
+        return self._credentials
+
+
+def read_credentials(name: str, path: Path, profile: str | None) -> Credentials:
+    """One section of an INI file as the AWS programs have it. Raises LocationError, never with a secret in it."""
+    from botocore.credentials import Credentials
+
+    parser = configparser.RawConfigParser()
+    section = profile or "default"
+    try:
+        parser.read_string(read_secret(name, path))
+        found = parser[section]
+        return Credentials(found["aws_access_key_id"], found["aws_secret_access_key"], found.get("aws_session_token"))
+    except KeyError as error:
+        missing = f"no section [{section}]" if error.args[0] == section else f"no {error.args[0]} in [{section}]"
+        what = f"has {missing}"
+    except configparser.Error as error:
+        # Its own text repeats the line, which may be the secret.
+        what = f"is no INI file ({type(error).__name__})"
+    raise LocationError(
+        f"location {name!r}: {path} {what}",
+        hint=f"It needs a section [{section}] with aws_access_key_id and aws_secret_access_key.",
+        id="location-denied",
+    )
+
+
+def _endpoint(name: str, options: S3Options, session: Session) -> dict[str, t.Any]:
+    """Where to connect, and whom to trust there."""
+    arguments: dict[str, t.Any] = {
+        "region_name": options.region or session.get_config_variable("region") or DEFAULT_REGION,
+        "endpoint_url": options.endpoint_url,
+    }
+    if options.ca_file is not None:
+        if not options.ca_file.is_file():
+            raise LocationError(
+                f"location {name!r}: there is no {options.ca_file}",
+                hint="ca_file is a file of PEM certificates; leave it out to trust those of the system.",
+                id="location-config",
+            )
+        arguments["verify"] = str(options.ca_file)
+    return arguments
+
+
+def _role_credentials(name: str, options: S3Options) -> Credentials:
+    """Credentials of a role; botocore takes it again before they expire. No requests yet."""
+    import botocore.session
+    from botocore.credentials import (
+        AssumeRoleCredentialFetcher,
+        AssumeRoleWithWebIdentityCredentialFetcher,
+        DeferredRefreshableCredentials,
+    )
+    from botocore.utils import FileWebIdentityTokenLoader
+
+    role = options.role_arn or ""
+    extra = {"RoleSessionName": "cryobackup"}
+    if options.web_identity_token_file is not None:
+        token = FileWebIdentityTokenLoader(str(options.web_identity_token_file))
+        creator = _sts(name, options, botocore.session.Session())
+        with_token = AssumeRoleWithWebIdentityCredentialFetcher(creator, token, role, extra)
+        return DeferredRefreshableCredentials(with_token.fetch_credentials, "assume-role-with-web-identity")
+    own = dataclasses.replace(options, role_arn=None)
+    session = _session(name, own)
+    source = session.get_credentials()
+    if source is None:
+        raise LocationError(
+            f"location {name!r}: there are no credentials to take the role {role} with",
+            hint="Name a credentials_file, or a web_identity_token_file.",
+            id="location-denied",
+        )
+    fetcher = AssumeRoleCredentialFetcher(_sts(name, options, session), source, role, extra)
+    return DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+
+
+def _sts(name: str, options: S3Options, session: Session) -> t.Callable[..., t.Any]:
+    """Makes clients of the service that gives out roles. Stores with an endpoint of their own have it there, too."""
+    from botocore.config import Config
+
+    endpoint = _endpoint(name, options, session)
+    values: dict[str, t.Any] = {
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": options.timeout,
+        "retries": {"mode": "standard", "total_max_attempts": 3},
+        "proxies": {"http": options.proxy, "https": options.proxy} if options.proxy else None,
+        "ignore_configured_endpoint_urls": True,
+    }
+    config = Config(**values)
+
+    def create(service: str, **arguments: t.Any) -> t.Any:
+        own = arguments.pop("config", None)  # the token's fetcher asks for requests that are not signed
+        return session.create_client(service, config=config.merge(own) if own else config, **endpoint, **arguments)
+
+    return create

@@ -1,0 +1,284 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What went wrong with a request, in our words: whether to try again, and what its user can do."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ...errors import LocationError, LocationFull
+
+if t.TYPE_CHECKING:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+UNTOUCHED: t.Final = "Earlier backups are untouched."
+
+_SLOW_DOWN = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+        "TooManyRequestsException",
+    }
+)
+_AGAIN = frozenset(
+    {
+        "BadDigest",  # damaged on the way: what is sent again is whole
+        "ConditionalRequestConflict",  # another request for the same name was under way
+        "IncompleteBody",
+        "InternalError",
+        "InvalidDigest",
+        "OperationAborted",
+        "RequestTimeout",
+        "XAmzContentChecksumMismatch",
+    }
+)
+_BAD_CREDENTIALS = frozenset(
+    {
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidIdentityToken",
+        "InvalidToken",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+        "UnrecognizedClientException",
+    }
+)
+_FULL = frozenset({"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioStorageFull"})
+
+
+class RequestFailed(LocationError):
+    """One request failed for good. ``code`` is the store's word for it, or botocore's where no answer came."""
+
+    def __init__(self, message: str, failure: Failure, *, hint: str, id: str) -> None:
+        super().__init__(message, hint=hint, id=id)
+        self.failure = failure
+
+    @property
+    def code(self) -> str:
+        return self.failure.code
+
+    @property
+    def status(self) -> int:
+        return self.failure.status
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    code: str
+    status: int
+    """Of HTTP; 0 where no answer came."""
+    text: str
+    headers: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    region: str = ""
+    """Where the store says that the bucket is."""
+
+    @property
+    def throttled(self) -> bool:
+        return self.status in (429, 503) or self.code in _SLOW_DOWN
+
+    @property
+    def again(self) -> bool:
+        """Whether the same request may well succeed."""
+        if self.code in _AGAIN or self.throttled:
+            return True
+        if self.status == 0:
+            return self.code not in _HOPELESS
+        return self.status >= 500 and self.status not in (501, 507)
+
+    @property
+    def bad_credentials(self) -> bool:
+        return self.code in _BAD_CREDENTIALS or self.code in _NO_CREDENTIALS
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds that the store asks for."""
+        value = self.headers.get("retry-after", "")
+        return float(value) if value.isdigit() else 0.0
+
+
+# Without an answer, and trying again would not get one: by the names of botocore's exceptions.
+_NO_CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"})
+_HOPELESS = _NO_CREDENTIALS | frozenset(
+    {"SSLError", "ParamValidationError", "InvalidProxiesConfigError", "UnauthorizedSSOTokenError"}
+)
+
+
+def failure_of(error: ClientError | BotoCoreError) -> Failure:
+    response: t.Any = getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return Failure(type(error).__name__, 0, str(error))
+    found = response.get("Error", {})
+    metadata = response.get("ResponseMetadata", {})
+    headers = metadata.get("HTTPHeaders", {})
+    return Failure(
+        str(found.get("Code", "")),
+        int(metadata.get("HTTPStatusCode", 0)),
+        str(found.get("Message", "")),
+        headers,
+        str(found.get("Region") or headers.get("x-amz-bucket-region", "")),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """What the words need to know of a location."""
+
+    name: str
+    bucket: str
+    endpoint: str
+    region: str
+    account: str
+    """Where its credentials come from."""
+
+
+def failed(place: Place, verb: str, key: str, failure: Failure, right: str) -> LocationError:
+    """The error for a request that was given up. ``right`` is the permission that it needs."""
+    what = f"location {place.name!r}: cannot {verb} {key or 'bucket ' + place.bucket}"
+    if failure.code in _FULL or failure.status == 507:
+        return LocationFull(
+            f"{what}: there is no space left ({failure.code or failure.status})",
+            hint=f"{UNTOUCHED} Raise the quota there or let `cryobackup prune` make room, then run again.",
+        )
+    words = _Words(place, failure, right)
+    for explain in (words.unanswered, words.credentials, words.clock, words.elsewhere, words.forbidden):
+        found = explain()
+        if found is not None:
+            reason, hint, name = found
+            return RequestFailed(f"{what}: {reason}", failure, hint=f"{hint} {UNTOUCHED}", id=name)
+    text = f"{failure.code}: {failure.text}" if failure.text else failure.code
+    return RequestFailed(
+        f"{what}: {place.endpoint} answers {failure.status} {text}".rstrip(),
+        failure,
+        hint=f"{UNTOUCHED} Mend the location, then run again.",
+        id="location-down" if failure.again else "location",
+    )
+
+
+Explanation: t.TypeAlias = tuple[str, str, str] | None
+"""The reason, what to do, and the id of the error."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Words:
+    place: Place
+    failure: Failure
+    right: str
+
+    def unanswered(self) -> Explanation:
+        if self.failure.status != 0 or self.failure.code in _NO_CREDENTIALS:
+            return None
+        if self.failure.code == "SSLError":
+            return self._untrusted()
+        if self.failure.code == "ProxyConnectionError":
+            return f"the proxy does not answer ({self.failure.text})", "Correct proxy, or mend it.", "location-down"
+        if self.failure.code == "ConnectionClosedError" and self.place.endpoint.startswith("http://"):
+            return (
+                f"{self.place.endpoint} closes the connection without an answer",
+                "Does it speak TLS? Then endpoint_url begins with https://.",
+                "location-down",
+            )
+        if self.failure.code in ("ParamValidationError", "InvalidProxiesConfigError"):
+            return self.failure.text, "Correct the options of this location.", "location-config"
+        reason = {
+            "ConnectTimeoutError": "does not answer",
+            "ReadTimeoutError": "stopped answering",
+            "EndpointConnectionError": "cannot be reached",
+            "ConnectionClosedError": "closes the connection",
+            "ShortAnswer": "breaks off its answers",
+        }.get(self.failure.code, f"fails ({self.failure.text})")
+        return (
+            f"{self.place.endpoint} {reason}",
+            "Is endpoint_url right, is the network up, does the store run?",
+            "location-down",
+        )
+
+    def _untrusted(self) -> Explanation:
+        text = self.failure.text.lower()
+        if "wrong version number" in text or "record layer failure" in text:
+            return (
+                f"{self.place.endpoint} does not speak TLS",
+                "Is the port right? A store without TLS has an endpoint_url that begins with http://.",
+                "location-config",
+            )
+        reason = "expired" if "expired" in text else "of another name" if "hostname mismatch" in text else "not trusted"
+        return (
+            f"the certificate of {self.place.endpoint} is {reason}",
+            "For a certificate authority of your own name its certificate in ca_file.",
+            "location-untrusted",
+        )
+
+    def credentials(self) -> Explanation:
+        if self.failure.code in _NO_CREDENTIALS:
+            return (
+                "there are no credentials" if self.failure.code == "NoCredentialsError" else self.failure.text,
+                "Name a credentials_file, or let the host have a role.",
+                "location-denied",
+            )
+        if self.failure.code in _BAD_CREDENTIALS:
+            expired = "Expired" in self.failure.code or "Refresh" in self.failure.code
+            state = "have expired" if expired else "are not accepted"
+            return (
+                f"the credentials ({self.place.account}) {state}: {self.failure.code}",
+                "Put new ones there; a job that runs takes them up by itself."
+                if expired
+                else "Are they those of this store, complete, and not revoked?",
+                "location-denied",
+            )
+        return None
+
+    def clock(self) -> Explanation:
+        if self.failure.code not in ("RequestTimeTooSkewed", "RequestExpired"):
+            return None
+        return (
+            f"the clocks of this host and of the store differ too much ({self.failure.text})",
+            "Set this host's clock (timedatectl, chronyc); the store accepts a difference of 15 minutes.",
+            "location-clock",
+        )
+
+    def elsewhere(self) -> Explanation:
+        if self.failure.code == "NoSuchBucket":
+            return (
+                f"there is no bucket {self.place.bucket!r} at {self.place.endpoint}",
+                "Create it, or correct bucket, region or endpoint_url. The program makes no buckets.",
+                "location-config",
+            )
+        wrong = self.failure.code in (
+            "AuthorizationHeaderMalformed",
+            "IllegalLocationConstraintException",
+            "PermanentRedirect",
+        )
+        if wrong or self.failure.status in (301, 307):
+            where = f"region {self.failure.region}" if self.failure.region else "another region"
+            return (
+                f"bucket {self.place.bucket!r} is in {where}, not in {self.place.region}",
+                f"Set region{': ' + self.failure.region if self.failure.region else ''}.",
+                "location-config",
+            )
+        return None
+
+    def forbidden(self) -> Explanation:
+        if self.failure.code == "InvalidObjectState":
+            return (
+                "it lies in an archive that cannot be read at once",
+                "Restore it there first. Do not use a storage class that needs that for backups.",
+                "location",
+            )
+        if self.failure.status != 403 and self.failure.code not in ("AccessDenied", "Forbidden"):
+            return None
+        return (
+            f"the credentials ({self.place.account}) may not do that ({self.failure.code or self.failure.status})",
+            f"It needs the right {self.right} on {self.place.bucket!r}: see docs/s3.md.",
+            "location-denied",
+        )
