@@ -94,7 +94,9 @@ def prune_repository(
     repository.require("delete")
     catalog = Catalog.load(repository)
     required = {location.name for location in repository.locations if location.required}
-    plan = retention.plan((candidate(backup, required) for backup in catalog.backups), policy, now)
+    candidates = [candidate(backup, required) for backup in catalog.backups]
+    warn_of_dates(candidates, reporter)
+    plan = retention.plan(candidates, policy, now)
     if plan.brake and not yes and not dry_run:
         raise refusal(plan)
     errors: dict[str, CryoError] = dict(repository.lost)
@@ -113,6 +115,17 @@ def prune_repository(
         except (LocationError, RepositoryError) as error:
             errors[location.name] = error
     return PruneResult(plan, dry_run, done, errors)
+
+
+def warn_of_dates(candidates: t.Iterable[retention.Candidate], reporter: Reporter) -> None:
+    """Backups that say they ended after they were stored: a wrong clock, or somebody who makes backups up."""
+    for each in candidates:
+        if each.postdated and each.stored_at is not None:
+            reporter.warn(
+                f"backup {each.backup_id} of {each.source} says that it ended at {each.finished_at.isoformat()}, but "
+                f"was stored at {each.stored_at.isoformat(timespec='seconds')}, which counts: compare the clocks, and "
+                "find out who made it"
+            )
 
 
 def refusal(plan: retention.Plan) -> RefusedError:
@@ -151,6 +164,7 @@ def candidate(backup: BackupRecord, required: t.AbstractSet[str]) -> retention.C
         system_identifier=int(postgres.system_identifier) if postgres else None,
         wal_start=postgres.wal_start if postgres else None,
         stored_bytes=header.stored_bytes_own,
+        stored_at=backup.stored_at,
     )
 
 

@@ -12,6 +12,9 @@ docs/retention.md explains the rules to users. What always holds:
   or one that reached half of its locations, pushes out nothing better.
 * Windows reach back from the newest backup, not from the clock: where no backup is added none is
   deleted, however much time passes and whatever a clock says.
+* What was kept when the newest verified backup was the newest of all stays until a newer one is verified.
+* No backup is younger than its manifest in the storage. One that was stored long after its own time
+  pushes out no other of that time.
 * A backup dated in the future is kept, and takes no place.
 * A pin adds to what is kept and changes nothing for any other backup.
 * The newest backup of each source and kind is kept, and so is its newest verified one.
@@ -21,19 +24,18 @@ docs/retention.md explains the rules to users. What always holds:
 
 from __future__ import annotations
 
-import itertools
-import typing as t
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from .errors import RepositoryError
 from .postgres.wal import WalKind, match_wal_name
+from .retention_claims import NO_END, Candidate, Pool, Status, claims, dated, groups, newest_first, pools, require_aware
 from .retention_policy import KINDS, PHYSICAL, Kind, Policy, Rule, format_duration, parse_duration, parse_grace
 
 __all__ = [
     "KINDS",
+    "NO_END",
     "PHYSICAL",
     "Candidate",
     "Decision",
@@ -50,38 +52,6 @@ __all__ = [
     "plan",
 ]
 
-Status = t.Literal["ok", "degraded", "partial", "damaged"]
-
-# Best first: complete; complete, but in too few locations; something could not be read; something is broken.
-_GRADES: Mapping[Status, int] = {"ok": 0, "degraded": 1, "partial": 2, "damaged": 3}
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One committed backup, as the catalog knows it.
-
-    ``verified``: it passed a verification of its content, or better. ``wal_start``: the name of the first
-    WAL segment that a restore of it reads; None means unknown and holds all WAL. ``stored_bytes``: what its
-    own packs take in one location.
-    """
-
-    backup_id: str
-    source: str
-    kind: Kind
-    finished_at: datetime
-    status: Status
-    verified: bool = False
-    pinned: bool = False
-    start_lsn: int | None = None
-    stop_lsn: int | None = None
-    timeline: int | None = None
-    system_identifier: int | None = None
-    wal_start: str | None = None
-    stored_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        _require_aware(self.finished_at, f"the end of backup {self.backup_id}")
-
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -90,6 +60,8 @@ class Decision:
     backup: Candidate
     keep: bool
     reasons: tuple[str, ...]
+    until: datetime | None = field(default=None, compare=False)
+    """It stays until then, whatever is backed up meanwhile; ``NO_END`` as long as the policy is what it is."""
 
     @property
     def backup_id(self) -> str:
@@ -174,22 +146,27 @@ def plan(
     the system identifier and first WAL segment of each backup that is being taken and has no manifest yet.
     The order of either does not matter. Raises RepositoryError when two backups have the same id.
     """
-    _require_aware(now, "now")
-    backups = sorted(candidates, key=lambda backup: (backup.finished_at, backup.backup_id), reverse=True)
+    require_aware(now, "now")
+    backups = newest_first(dated(backup) for backup in candidates)
     reasons: dict[str, list[str]] = {backup.backup_id: [] for backup in backups}
     if len(reasons) != len(backups):
         raise RepositoryError(
             "two backups have the same id, so nothing is deleted",
             hint="Find out who copied a manifest, and remove the copy.",
         )
+    until: dict[str, datetime] = {}
+    for backup in backups:
+        if backup.pinned:
+            reasons[backup.backup_id].append("pinned")
+            until[backup.backup_id] = NO_END
+        if backup.finished_at > now:
+            reasons[backup.backup_id].append("dated in the future")
     present = [backup for backup in backups if backup.finished_at <= now]
-    for backup, reason in itertools.chain(
-        ((backup, "pinned") for backup in backups if backup.pinned),
-        ((backup, "dated in the future") for backup in backups if backup.finished_at > now),
-        _kept_by_rules(present, policy),
-        _kept_by_minimum(present, policy.minimum),
-    ):
-        reasons[backup.backup_id].append(reason)
+    for claim in claims(present, policy, now):
+        backup_id = claim.backup.backup_id
+        reasons[backup_id].append(claim.reason)
+        if claim.until is not None:
+            until[backup_id] = max(claim.until, until.get(backup_id, claim.until))
 
     deleted = frozenset(backup_id for backup_id, why in reasons.items() if not why)
     return Plan(
@@ -198,94 +175,13 @@ def plan(
                 backup,
                 keep=backup.backup_id not in deleted,
                 reasons=tuple(reasons[backup.backup_id] or ["no rule keeps it"]),
+                until=until.get(backup.backup_id),
             )
             for backup in backups
         ),
         wal=_wal_keeps(backups, deleted, tuple(running)),
         brake=_brake(backups, present, deleted, policy.max_delete_share),
     )
-
-
-# Who holds a place. A pool is newest first; a claim is a backup and the reason why it stays.
-
-Claim = tuple[Candidate, str]
-Pool = Sequence[Candidate]
-
-
-def _kept_by_rules(present: Pool, policy: Policy) -> Iterator[Claim]:
-    for group in _groups(present, lambda backup: (backup.source, backup.kind)):
-        kind = group[0].kind
-        rule = policy.rules.get(kind)
-        if rule is None:
-            yield from ((backup, f"no rule for {kind}") for backup in group)
-        else:
-            yield from _holders(group, partial(_claims, rule=rule, zone=policy.timezone))
-
-
-def _kept_by_minimum(present: Pool, minimum: int) -> Iterator[Claim]:
-    for group in _groups(present, lambda backup: (backup.source, backup.kind in PHYSICAL or backup.kind)):
-        yield from _holders(group, partial(_numbered, name="minimum", count=minimum))
-
-
-def _claims(pool: Pool, rule: Rule, zone: tzinfo) -> Iterator[Claim]:
-    """What a rule keeps of a pool of one source and kind, and what is kept under any rule."""
-    yield pool[0], f"newest {pool[0].status}"
-    # A verification that succeeded once says nothing about a backup found damaged since.
-    verified = next((backup for backup in pool if backup.verified and backup.status != "damaged"), None)
-    if verified is not None:
-        yield verified, "newest verified"
-    if rule.keep_within is not None:
-        yield from _within(pool, rule.keep_within)
-    yield from _numbered(pool, "last", rule.keep_last)
-    for name, count, period in _periods(rule):
-        newest_of: dict[Hashable, Candidate] = {}
-        for backup in pool:
-            newest_of.setdefault(period(backup.finished_at.astimezone(zone)), backup)
-        yield from _numbered(list(newest_of.values()), name, count)
-
-
-def _within(pool: Pool, window: timedelta) -> Iterator[Claim]:
-    """The backups of the window, and the physical one before: the window's first moments need it."""
-    newest = pool[0].finished_at
-    for backup in pool:
-        if newest - backup.finished_at <= window:
-            yield backup, f"within {format_duration(window)}"
-        elif backup.kind in PHYSICAL:
-            yield backup, f"start of the {format_duration(window)} recovery window"
-            return
-
-
-def _periods(rule: Rule) -> Iterator[tuple[str, int, Callable[[datetime], Hashable]]]:
-    # With the offset, the two hours of the same name when summer time ends are two hours.
-    yield "hourly", rule.keep_hourly, lambda at: (at.date(), at.hour, at.utcoffset())
-    yield "daily", rule.keep_daily, lambda at: at.date()
-    yield "weekly", rule.keep_weekly, lambda at: at.isocalendar()[:2]
-    yield "monthly", rule.keep_monthly, lambda at: (at.year, at.month)
-    yield "quarterly", rule.keep_quarterly, lambda at: (at.year, (at.month - 1) // 3)
-    yield "yearly", rule.keep_yearly, lambda at: at.year
-
-
-def _numbered(pool: Pool, name: str, count: int) -> Iterator[Claim]:
-    for number, backup in enumerate(pool[:count], start=1):
-        yield backup, f"{name} {number} of {count}"
-
-
-def _holders(group: Pool, claims: Callable[[Pool], Iterator[Claim]]) -> Iterator[Claim]:
-    """The claims of each backup in the pool of those at least as good as itself."""
-    for grade, pool in _pools(group):
-        yield from (claim for claim in claims(pool) if _GRADES[claim[0].status] == grade)
-
-
-def _pools(group: Pool) -> Iterator[tuple[int, Pool]]:
-    for grade in sorted({_GRADES[backup.status] for backup in group}):
-        yield grade, [backup for backup in group if _GRADES[backup.status] <= grade]
-
-
-def _groups(backups: Pool, key: Callable[[Candidate], Hashable]) -> list[Pool]:
-    groups: dict[Hashable, list[Candidate]] = {}
-    for backup in backups:
-        groups.setdefault(key(backup), []).append(backup)
-    return list(groups.values())
 
 
 # The brake.
@@ -300,8 +196,8 @@ def _brake(backups: Pool, present: Pool, deleted: frozenset[str], limit: float) 
 
 
 def _large_shares(present: Pool, deleted: frozenset[str], limit: float) -> Iterator[str]:
-    for source in _groups(present, lambda backup: backup.source):
-        kinds = _groups(source, lambda backup: backup.kind)
+    for source in groups(present, lambda backup: backup.source):
+        kinds = groups(source, lambda backup: backup.kind)
         # Kind by kind first, or many incrementals would hide that nearly all full backups go.
         of_kind = [_large_share(group, f"{group[0].kind} backups", deleted, limit) for group in kinds]
         of_all = None if any(of_kind) else _large_share(source, "backups", deleted, limit)
@@ -309,11 +205,12 @@ def _large_shares(present: Pool, deleted: frozenset[str], limit: float) -> Itera
 
 
 def _large_share(group: Pool, what: str, deleted: frozenset[str], limit: float) -> str | None:
-    # Pool by pool, or damaged backups would hide that nearly all good ones go.
-    for _unused, pool in _pools(group):
+    # Pool by pool, or damaged backups would hide that nearly all good ones go; and false ones the proven ones.
+    proven = [backup for backup in group if backup.proven]
+    for pool, word in (*((pool, "better ") for _unused, pool in pools(group)), (proven, "verified ")):
         gone = sum(backup.backup_id in deleted for backup in pool)
         if gone > 1 and gone > limit * len(pool):
-            status = "" if len(pool) == len(group) else "better "
+            status = "" if len(pool) == len(group) else word
             return f"deletes {gone} of {len(pool)} {status}{what} of {group[0].source}"
     return None
 
@@ -321,7 +218,7 @@ def _large_share(group: Pool, what: str, deleted: frozenset[str], limit: float) 
 def _last_of_a_system(backups: Pool, deleted: frozenset[str]) -> Iterator[str]:
     """A cluster made anew under its old name pushes out the last there is of the one before."""
     physical = [backup for backup in backups if backup.kind in PHYSICAL]
-    for group in _groups(physical, lambda backup: (backup.source, backup.system_identifier)):
+    for group in groups(physical, lambda backup: (backup.source, backup.system_identifier)):
         system = group[0].system_identifier
         if system is not None and all(backup.backup_id in deleted for backup in group):
             yield f"deletes the last physical backup of {group[0].source} with system identifier {system}"
@@ -370,11 +267,6 @@ def _is_segment(name: str | None) -> bool:
 def _position(name: str) -> str:
     """A segment's name without its timeline: sorts as the WAL does, whatever the size of segments."""
     return name[8:24]
-
-
-def _require_aware(at: datetime, what: str) -> None:
-    if at.utcoffset() is None:
-        raise ValueError(f"{what} has no time zone: {at.isoformat()}")
 
 
 # Words.

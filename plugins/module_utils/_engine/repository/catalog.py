@@ -23,6 +23,8 @@ class BackupRecord:
     header: BackupHeader
     locations: tuple[str, ...]  # where its manifest is
     notes: tuple[Note, ...] = ()
+    stored_at: dt.datetime | None = None
+    """When the first location got its manifest, by that location's clock: whoever made the backup cannot set it."""
 
     @property
     def id(self) -> str:
@@ -87,15 +89,15 @@ class Catalog:
         Raises LocationError when no location can be listed.
         """
         prefix = f"manifests/{names.check_source(source)}/" if source else "manifests/"
-        found: dict[tuple[str, str], list[Location]] = {}
+        found: dict[tuple[str, str], list[tuple[Location, float]]] = {}
         notes: dict[tuple[str, str], dict[str, Location]] = {}
         notes_prefix = prefix.replace("manifests/", "notes/", 1)
         for location in list(repository.locations):
             try:
-                for key in [info.key for info in location.list(prefix)]:
-                    parsed = names.parse_source_object(key, "manifests")
+                for info in list(location.list(prefix)):
+                    parsed = names.parse_source_object(info.key, "manifests")
                     if parsed is not None:
-                        found.setdefault(parsed, []).append(location)
+                        found.setdefault(parsed, []).append((location, info.modified))
                 for key in [info.key for info in location.list(notes_prefix)]:
                     of_source, backup_id = key.split("/", 3)[1:3]
                     notes.setdefault((of_source, backup_id), {})[key] = location
@@ -105,8 +107,8 @@ class Catalog:
                 if not repository.locations:
                     raise
         catalog = cls([], [])
-        for (of_source, backup_id), locations in sorted(found.items(), key=lambda item: item[0][1]):
-            catalog._read(repository, of_source, backup_id, locations, notes.get((of_source, backup_id), {}))
+        for (of_source, backup_id), places in sorted(found.items(), key=lambda item: item[0][1]):
+            catalog._read(repository, of_source, backup_id, places, notes.get((of_source, backup_id), {}))
         catalog.backups.sort(key=lambda backup: (backup.started, backup.id))
         return catalog
 
@@ -115,12 +117,18 @@ class Catalog:
         repository: Repository,
         source: str,
         backup_id: str,
-        locations: list[Location],
+        places: list[tuple[Location, float]],
         notes: dict[str, Location],
     ) -> None:
         name = names.manifest(source, backup_id)
+        locations = [location for location, _unused in places]
         try:
-            manifest = first_good(locations, name, lambda place: Manifest(repository.keys, place, source, backup_id))
+            manifest = first_good(
+                locations,
+                name,
+                lambda place: Manifest(repository.keys, place, source, backup_id),
+                repository.breaker,
+            )
         except RepositoryError as error:
             self.broken.append(BrokenManifest(name, error))
             return
@@ -128,8 +136,9 @@ class Catalog:
         # Ids count seconds; which of two notes is the newer one, they know more exactly themselves.
         known = (note for note in read if note is not None)
         in_order = sorted(known, key=lambda note: dt.datetime.fromisoformat(note.at))
+        stored_at = dt.datetime.fromtimestamp(min(modified for _unused, modified in places), dt.UTC)
         self.backups.append(
-            BackupRecord(manifest.header, tuple(location.name for location in locations), tuple(in_order))
+            BackupRecord(manifest.header, tuple(location.name for location in locations), tuple(in_order), stored_at)
         )
 
     def of(self, source: str) -> list[BackupRecord]:
