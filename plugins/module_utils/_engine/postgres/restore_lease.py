@@ -13,6 +13,7 @@ import typing as t
 from ..errors import LocationError
 from ..repository import names
 from ..repository.lease import encode_lease, new_lease
+from ..repository.model import RESTORING
 
 if t.TYPE_CHECKING:
     from ..events import Reporter
@@ -27,7 +28,7 @@ def holding(repository: Repository, backup: BackupRecord, now: dt.datetime, repo
     Where a host may only read, there is no lease, and a note about it: restoring matters more. A lease
     that a killed restore leaves is retired like that of a killed backup.
     """
-    lease = new_lease(backup.source, names.new_id(now, os.urandom(4)), backup.id, now)
+    lease = new_lease(backup.source, names.new_id(now, os.urandom(4)), backup.id, now, purpose=RESTORING)
     name, encoded = encode_lease(repository.keys, lease)
     fanout = repository.fanout()
     try:

@@ -10,6 +10,7 @@ without the document.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import functools
@@ -18,9 +19,9 @@ import typing as t
 from ..errors import LocationError, ObjectMissing, RepositoryError
 from ..storage.base import Location, ObjectInfo, put
 from . import container, names
-from .lease import is_dead, read_leases, read_marks
+from .lease import is_dead, pruning, read_leases, read_marks
 from .manifest import Manifest, open_manifest
-from .model import BackupHeader, Lease, Mark, pack_names
+from .model import PRUNING, BackupHeader, Lease, Mark, pack_names
 from .repository import Repository
 
 MARK_AT_MOST = 50_000  # names in one mark; the rest is for the next prune
@@ -62,7 +63,7 @@ class _Look:
         packs: set[str] = set()
         for key in stay:
             packs |= pack_names(self.manifests[key]).keys()
-        running = {lease.backup_id for lease in self.leases}
+        running = {backup_id for lease in self.leases for backup_id in (lease.backup_id, *lease.packs)}
         for name in self.packs:
             parsed = names.parse_pack(name)
             if parsed is None or parsed.backup_id in running:
@@ -72,12 +73,33 @@ class _Look:
     @functools.cached_property
     def wal_wanted(self) -> set[int]:
         """System identifiers whose WAL a running backup may need: where it begins is not known yet."""
-        running = {lease.source for lease in self.leases}
-        return {
+        running = {lease.source for lease in self.leases if lease.purpose != PRUNING}
+        held = {int(system) for lease in self.leases for system in lease.wal}
+        return held | {
             int(header.postgres.system_identifier)
             for (source, _id), header in self.manifests.items()
             if source in running and header.postgres is not None
         }
+
+    def wal_of(self, stay: t.AbstractSet[str]) -> _WalOf:
+        """The WAL of the backups whose manifests, named in ``stay``, stay here, whatever the plan knows of them."""
+        starts: dict[int, str] = {}
+        for key, header in self.manifests.items():
+            if header.postgres is not None and names.manifest(*key) in stay:
+                system, start = int(header.postgres.system_identifier), header.postgres.wal_start[8:]
+                starts[system] = min(start, starts.get(system, start))
+        return _WalOf(starts)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _WalOf:
+    """From where on WAL stays: by system identifier, a segment's name without its timeline, which grows with it."""
+
+    starts: dict[int, str]
+
+    def needs(self, system_identifier: int, name: str) -> bool:
+        start = self.starts.get(system_identifier)
+        return start is not None and name[8:24] >= start
 
 
 class Collector:
@@ -102,11 +124,19 @@ class Collector:
                 due.append((info, mark))
             else:
                 self.done.waiting += len(mark.manifests) + len(mark.packs) + len(mark.wal)
-        for info, mark in due:
-            self._finish(info, mark, wish)
+        nothing_to_tell = self._dry_run or not due
+        with contextlib.nullcontext("") if nothing_to_tell else pruning(self._keys, self._location) as announcement:
+            for info, mark in due:
+                self._finish(info, mark, wish, announcement)
 
-    def _finish(self, info: ObjectInfo, mark: Mark, wish: Wish) -> None:
+    def _finish(self, info: ObjectInfo, mark: Mark, wish: Wish, announcement: str) -> None:
         look = self._look()
+        if announcement and self._location.stat(announcement) is None:
+            raise LocationError(
+                f"location {self._location.name!r}: this prune was taken for dead by another one",
+                hint="Nothing more was deleted there. Did this host sleep for days? Run it again.",
+                id="prune-overtaken",
+            )
         marked = {key[1] for key in look.manifests if names.manifest(*key) in set(mark.manifests)}
         manifests, packs = look.referred(frozenset(marked) & wish.backups)
         gone = {names.parse_source_object(name, "manifests") for name in mark.manifests} - {None}
@@ -116,8 +146,9 @@ class Collector:
         for name in mark.packs:
             if name not in packs and self._delete(name, look.packs.get(name)):
                 self.done.packs += 1
+        wal_here = look.wal_of(manifests)
         for name in sorted(mark.wal):
-            if not self._wal_stays(name, wish, look) and self._delete(name):
+            if not self._wal_stays(name, wish, look, wal_here) and self._delete(name):
                 self.done.wal += 1
         for key in gone:
             if key is not None and names.manifest(*key) not in manifests:
@@ -136,7 +167,7 @@ class Collector:
             name for key in sorted(look.manifests) if (name := names.manifest(*key)) not in manifests | already
         ]
         mark.packs = sorted(look.packs.keys() - packs - already)
-        mark.wal = self._unneeded_wal(wish, look, already)
+        mark.wal = self._unneeded_wal(wish, look, look.wal_of(manifests), already)
         self.done.marked = len(mark.manifests) + len(mark.packs) + len(mark.wal)
         if self.done.marked and not self._dry_run:
             name = names.mark(mark.mark_id)
@@ -147,14 +178,18 @@ class Collector:
             self.done.swept += self._location.sweep(older_than)
 
     @staticmethod
-    def _wal_stays(key: str, wish: Wish, look: _Look) -> bool:
+    def _wal_stays(key: str, wish: Wish, look: _Look, here: _WalOf) -> bool:
         system_identifier, name = _wal_name(key)
-        return system_identifier in look.wal_wanted or wish.wal_needed(system_identifier, name)
+        return (
+            system_identifier in look.wal_wanted
+            or wish.wal_needed(system_identifier, name)
+            or here.needs(system_identifier, name)
+        )
 
-    def _unneeded_wal(self, wish: Wish, look: _Look, already: set[str]) -> list[str]:
+    def _unneeded_wal(self, wish: Wish, look: _Look, here: _WalOf, already: set[str]) -> list[str]:
         found = []
         for info in self._location.list("wal/"):
-            if info.key not in already and not self._wal_stays(info.key, wish, look):
+            if info.key not in already and not self._wal_stays(info.key, wish, look, here):
                 found.append(info.key)
                 if len(found) == MARK_AT_MOST:
                     break

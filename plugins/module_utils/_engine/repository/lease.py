@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import socket
 import typing as t
 
 from ..crypto.keys import KeyRing
-from ..errors import ObjectMissing
-from ..storage.base import Location, ObjectInfo
+from ..errors import LocationError, ObjectMissing
+from ..storage.base import Location, ObjectInfo, put
 from . import container, names
-from .model import BackupHeader, Lease, Mark, pack_names
+from .model import BACKING_UP, PRUNING, BackupHeader, Lease, Mark, pack_names
 
 LEASE_PERIOD_SECONDS = 7 * 24 * 3600.0
+PRUNE_SOURCE = "prune"  # stands where others have the source; prunes have none
 
 
 def host_name() -> str:
@@ -30,8 +32,19 @@ def boot_id() -> str:
     return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
 
 
-def new_lease(source: str, backup_id: str, parent: str | None, now: dt.datetime) -> Lease:
-    return Lease(backup_id, source, parent, host_name(), boot_id(), os.getpid(), now.isoformat())
+def new_lease(
+    source: str,
+    backup_id: str,
+    parent: str | None,
+    now: dt.datetime,
+    *,
+    purpose: str = BACKING_UP,
+    packs: t.Iterable[str] = (),
+    wal: t.Iterable[str] = (),
+) -> Lease:
+    return Lease(
+        backup_id, source, parent, host_name(), boot_id(), os.getpid(), now.isoformat(), purpose, [*packs], [*wal]
+    )
 
 
 def encode_lease(keys: KeyRing, lease: Lease) -> tuple[str, bytes]:
@@ -67,13 +80,19 @@ def is_dead(lease: Lease, info: ObjectInfo, storage_now: float, period: float = 
 
     ``storage_now`` is the clock that ``info.modified`` was taken from.
     """
-    if lease.host == host_name():
-        here = boot_id()
-        if lease.boot_id == here:
-            return not _runs(lease.pid)
-        if lease.boot_id.split("/")[0] != here.split("/")[0]:
-            return True  # this host was booted since
-    return storage_now - info.modified > period
+    known = _runs_here(lease)
+    return storage_now - info.modified > period if known is None else not known
+
+
+def _runs_here(lease: Lease) -> bool | None:
+    """None when this host cannot tell."""
+    if lease.host != host_name():
+        return None
+    here = boot_id()
+    if lease.boot_id == here:
+        return _runs(lease.pid)
+    # Another boot of this host is over; another process namespace of this boot is not to be seen from here.
+    return False if lease.boot_id.split("/")[0] != here.split("/")[0] else None
 
 
 def _runs(pid: int) -> bool:
@@ -84,6 +103,42 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@contextlib.contextmanager
+def lease_held(keys: KeyRing, location: Location, lease: Lease) -> t.Iterator[str]:
+    """Hold a lease in one location; gives its name. Raises LocationError when it cannot be created."""
+    name, encoded = encode_lease(keys, lease)
+    put(location, name, encoded)
+    try:
+        yield name
+    finally:
+        with contextlib.suppress(LocationError):  # retired later
+            location.delete(name)
+
+
+@contextlib.contextmanager
+def pruning(keys: KeyRing, location: Location) -> t.Iterator[str]:
+    """Announce that objects are being deleted: who brings back what a mark names waits until it is over (section 9).
+
+    Gives the name of the announcement.
+    """
+    now = dt.datetime.fromtimestamp(location.now(), dt.UTC)
+    lease = new_lease(PRUNE_SOURCE, names.new_id(now, os.urandom(4)), None, now, purpose=PRUNING)
+    with lease_held(keys, location, lease) as name:
+        yield name
+
+
+def prunes_under_way(keys: KeyRing, location: Location) -> list[Lease]:
+    """Announcements of prunes that may be deleting in the location right now.
+
+    One of another host counts as long as it is there: clocks must not decide here.
+    """
+    return [
+        lease
+        for _info, lease in read_leases(keys, location)
+        if lease.purpose == PRUNING and _runs_here(lease) is not False
+    ]
 
 
 def mark_hits(mark: Mark, header: BackupHeader) -> bool:

@@ -13,6 +13,8 @@ PHYSICAL = (FULL, INCREMENTAL)
 
 OK, DAMAGED, PARTIAL = "ok", "damaged", "partial"
 
+BACKING_UP, RESTORING, REPLICATING, PRUNING = "backup", "restore", "replicate", "prune"  # purposes of leases
+
 FILE, DIRECTORY, SYMLINK = 1, 2, 3
 
 RACY = 1  # the file's times are too young to prove anything later
@@ -152,6 +154,9 @@ class Lease:
     boot_id: str
     pid: int
     started_at: str
+    purpose: str = BACKING_UP
+    packs: list[str] = dataclasses.field(default_factory=list)  # backups whose packs it holds besides its own
+    wal: list[str] = dataclasses.field(default_factory=list)  # system identifiers whose WAL it holds
 
 
 @dataclasses.dataclass(slots=True)

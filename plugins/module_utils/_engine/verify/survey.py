@@ -116,8 +116,11 @@ def _read_record(keys: KeyRing, location: Location, info: ObjectInfo, found: Sur
         report.others.append(Finding("damaged", DAMAGE, location.name, info.key, bare(error.message, info.key)))
         return
     found.records += 1
-    if isinstance(record, Lease) and is_dead(record, info, location.now()):
-        found.running.discard(record.backup_id)
+    if isinstance(record, Lease):
+        if is_dead(record, info, location.now()):
+            found.running.discard(record.backup_id)
+        else:
+            found.running.update(record.packs)
 
 
 def add_orphans(surveys: list[Survey], subjects: list[Subject], report: VerifyReport) -> None:
