@@ -20,11 +20,19 @@ def open_location(config: LocationConfig) -> Location:
         from .posix import PosixLocation
 
         return PosixLocation(config.name, config.path, required=config.required)
+    if config.type == "s3" and config.s3 is not None and config.s3.as_of is not None:
+        from .s3.versions import PastS3Location
+
+        return PastS3Location(config.name, config.where, config.s3, config.s3.as_of, required=config.required)
     if config.type == "s3" and config.s3 is not None:
         from .s3.location import S3Location
 
         return S3Location(config.name, config.where, config.s3, required=config.required)
+    if config.type == "sftp" and config.sftp is not None:
+        from .sftp import SftpLocation
+
+        return SftpLocation(config.name, config.sftp, required=config.required)
     raise ConfigError(
         f"location {config.name!r}: type {config.type!r} is not supported by this version",
-        hint="Supported: posix, s3.",
+        hint="Supported: posix, s3, sftp.",
     )
