@@ -249,7 +249,7 @@ def read_history(repository: Repository, system_identifier: int, timeline: int) 
     def read(location: Location) -> bytes:
         return b"".join(WalReader(repository.keys, location, system_identifier, name).chunks())
 
-    content = first_good(repository.locations, name, read)
+    content = first_good(repository.locations, name, read, repository.breaker)
     return parse_history(content.decode("utf-8", "surrogateescape"), timeline)
 
 

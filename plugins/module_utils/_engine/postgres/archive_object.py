@@ -21,7 +21,7 @@ if t.TYPE_CHECKING:
     from ..crypto.keys import KeyRing
     from ..storage.base import Location
 
-_READ_AT_ONCE_BYTES = 64 << 20
+_READ_AT_ONCE_BYTES: t.Final = 32 << 20
 """Objects up to this size are read with one request; larger ones frame by frame, to bound memory."""
 
 
@@ -42,17 +42,16 @@ def look_at_wal(keys: KeyRing, location: Location, system_identifier: int, name:
 
     Needs the catalog key only. The header is authenticated and the end of the object is where it should be; its
     frames are not looked at. Raises DamageError for an object that is not whole, LocationError when the location
-    does not answer.
+    does not answer. One request when it is not there, three when it is.
     """
     key = names.wal(system_identifier, name)
     source = ObjectSource(location, key)
     try:
-        stored_bytes = source.size
         decoder = container.ObjectDecoder(keys, container.WAL, key, source)
         decoder.check_end()
     except ObjectMissing:
         return None
-    return _stored(decoder, stored_bytes)
+    return _stored(decoder, source.size)
 
 
 def _stored(decoder: container.ObjectDecoder, stored_bytes: int) -> StoredWal:
@@ -71,9 +70,9 @@ class WalReader:
     def __init__(self, keys: KeyRing, location: Location, system_identifier: int, name: str) -> None:
         key = names.wal(system_identifier, name)
         self._keys = keys
-        source: container.Source = ObjectSource(location, key)
-        if source.size <= _READ_AT_ONCE_BYTES:
-            source = container.BytesSource(location.read(key))
+        data = location.read(key, 0, _READ_AT_ONCE_BYTES + 1)
+        whole = len(data) <= _READ_AT_ONCE_BYTES
+        source: container.Source = container.BytesSource(data) if whole else ObjectSource(location, key)
         self._decoder = container.ObjectDecoder(keys, container.WAL, key, source)
         self.stored = _stored(self._decoder, source.size)
 

@@ -204,7 +204,8 @@ class _Target:
         if keeper is not None and prepared.writes_over:
             wal = keeper.rescue(self.handles, self.owner, self._now)
         reporter.phase("restore", prepared.survey.size)
-        control, counters = self._write_content(workers, reporter, frozenset(map(os.fsencode, wal.kept)))
+        kept = frozenset(map(os.fsencode, wal.kept))
+        control, counters = self._write_content(workers, reporter, kept, durable=durable)
         self._write_settings(recovery)
         content = invalidate_checkpoint(prepared.packs.content(control.extents))
         if durable:
@@ -234,7 +235,9 @@ class _Target:
                 "What the link led to was left as it was"
             )
 
-    def _write_content(self, workers: int, reporter: Reporter, kept_wal: t.Collection[bytes]) -> tuple[Entry, Counters]:
+    def _write_content(
+        self, workers: int, reporter: Reporter, kept_wal: t.Collection[bytes], *, durable: bool
+    ) -> tuple[Entry, Counters]:
         """Returns the entry of the control file, the only one that is not restored yet."""
         prepared = self.prepared
 
@@ -246,7 +249,7 @@ class _Target:
         control: Entry | None = None
         walk = Walk(self.handles, self.owner, sweep=prepared.writes_over, keep=keep)
         with ContentWriter(
-            self.tree, prepared.packs, prepared.digest_key, workers=workers, reporter=reporter
+            self.tree, prepared.packs, prepared.digest_key, workers=workers, reporter=reporter, durable=durable
         ) as content:
             for entry in prepared.manifest.entries():
                 if is_never_restored(entry.path):

@@ -15,6 +15,7 @@ from ..repository import extents as xt
 from ..repository import names
 from ..repository.model import BackupHeader, pack_names
 from ..repository.packs import PackReader
+from ..storage.breaker import Breaker
 
 if t.TYPE_CHECKING:
     from ..crypto.keys import KeyRing
@@ -26,9 +27,13 @@ _OPEN_PACKS: t.Final = 64
 class PackShelf:
     """The packs of one backup, by the pack field of its extents. Thread-safe."""
 
-    def __init__(self, header: BackupHeader, locations: t.Sequence[Location], keys: KeyRing) -> None:
+    def __init__(
+        self, header: BackupHeader, locations: t.Sequence[Location], keys: KeyRing, breaker: Breaker | None = None
+    ) -> None:
         self._locations = list(locations)
         self._keys = keys
+        self.breaker = breaker or Breaker()
+        self._sizes = {name: size for name, (size, _digest) in pack_names(header).items()}
         self._names = {row.number: names.pack(header.backup_id, row.number) for row in header.packs}
         for index, row in enumerate(header.foreign):
             self._names[xt.FOREIGN + index] = names.pack(row.backup_id, row.number)
@@ -50,7 +55,10 @@ class PackShelf:
         with self._lock:
             reader = self._open.get(field)
             if reader is None:
-                reader = self._open[field] = PackReader(self._locations, self._keys, self.name(field))
+                name = self.name(field)
+                reader = self._open[field] = PackReader(
+                    self._locations, self._keys, name, size=self._sizes[name], breaker=self.breaker
+                )
                 if len(self._open) > _OPEN_PACKS:
                     self._open.popitem(last=False)
             else:

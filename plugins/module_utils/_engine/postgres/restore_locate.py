@@ -113,4 +113,4 @@ class Locator:
         def read(location: Location) -> bytes:
             return b"".join(WalReader(self._repository.keys, location, identifier, name).chunks())
 
-        return first_good(self._repository.locations, name, read)
+        return first_good(self._repository.locations, name, read, self._repository.breaker)

@@ -104,9 +104,9 @@ def prepare(
     protected = [*_repository_places(repository), *protected]
     state = check_target(target, delta=delta, system_identifier=int(info.system_identifier), protected=protected)
     locations = _in_order(repository, backup)
-    manifest = open_manifest(repository.keys, locations, backup.source, backup.id)
+    manifest = open_manifest(repository.keys, locations, backup.source, backup.id, breaker=repository.breaker)
     absent = absent_packs(manifest.header, locations)
-    packs = PackShelf(manifest.header, locations, repository.keys)
+    packs = PackShelf(manifest.header, locations, repository.keys, repository.breaker)
     seen = survey(manifest, packs.fields_of(absent))
     if absent:
         raise _packs_absent(backup, absent, seen)
@@ -116,7 +116,9 @@ def prepare(
     wal_root = wal_directory(state.path, places) if keep_wal_link else None
     check_space(_needs(state, seen, roots, info.wal_segment_size))
     ownership = Ownership(manifest.header.owners, seen.cluster_owner, name=owner, as_root=os.geteuid() == 0)
-    return Prepared(backup, info, manifest, seen, packs, state, paths, roots, ownership, repository.keys.digest_key, wal_root)
+    return Prepared(
+        backup, info, manifest, seen, packs, state, paths, roots, ownership, repository.keys.digest_key, wal_root
+    )
 
 
 def _as_places(tablespaces: t.Mapping[int, Path]) -> list[Protected]:

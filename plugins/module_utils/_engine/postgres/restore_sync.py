@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import re
@@ -17,6 +18,9 @@ from .restore_tree import errors
 # Since Linux 5.8 syncfs() reports that an earlier write could not be done (syncfs(2)); before, only
 # fsync() of the file itself did.
 _SYNCFS_TELLS: t.Final = (5, 8)
+_SYNC_FILE_RANGE_WRITE: t.Final = 2
+_WORTH_BYTES: t.Final = 256 << 10
+"""Single pages are better left to the kernel, which joins them."""
 _DIRECTORY: t.Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -47,11 +51,27 @@ def _kernel() -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def _syncfs(descriptor: int) -> None:
+@functools.cache
+def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(None, use_errno=True)
-    if library.syncfs(descriptor) != 0:
+    library.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return library
+
+
+def _syncfs(descriptor: int) -> None:
+    if _library().syncfs(descriptor) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def begin_writing(descriptor: int, offset: int, length: int) -> None:
+    """Have what was just written go to the disk while more is fetched, so that the sync at the end has little to do.
+
+    A hint, which makes nothing last: where the system cannot do it, nothing happens. Waits when the disk has
+    more to do than it can.
+    """
+    if length >= _WORTH_BYTES:
+        _library().sync_file_range(descriptor, offset, length, _SYNC_FILE_RANGE_WRITE)
 
 
 def _sync_each(directory: int) -> None:

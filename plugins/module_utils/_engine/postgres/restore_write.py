@@ -6,7 +6,7 @@
 Files are collected in batches; the extents of a batch are sorted by pack and frame, so that each frame
 is read, decrypted and unpacked once, however many files it holds, and packs are read from front to
 back. A batch is bounded by its number of extents and files, never by the size of the cluster: so is
-memory. Each worker holds one frame at a time.
+memory. Each worker holds the frames of one request at a time, and those of the next, which is under way.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import threading
 import types
 import typing as t
 
-from ..errors import DamageError, ObjectMissing
+from ..errors import DamageError
 from ..repository import extents as xt
 from .restore_delta import differing
 from .restore_fetch import PackShelf, cut
+from .restore_sync import begin_writing
 from .restore_tree import Handles, Tree, errors, write_at
 
 if t.TYPE_CHECKING:
@@ -94,11 +95,21 @@ class _Job(t.NamedTuple):
 class ContentWriter:
     """Fills files. Used as a context manager, by one thread; it starts its own.
 
-    The files must exist, with their right sizes, before they are added.
+    The files must exist, with their right sizes, before they are added. ``durable``: they are going to be synced.
     """
 
-    def __init__(self, tree: Tree, packs: PackShelf, digest_key: bytes, *, workers: int, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        packs: PackShelf,
+        digest_key: bytes,
+        *,
+        workers: int,
+        reporter: Reporter,
+        durable: bool = False,
+    ) -> None:
         self._tree = tree
+        self._durable = durable
         self._packs = packs
         self._digest_key = digest_key
         self._workers = max(1, workers)
@@ -114,6 +125,7 @@ class ContentWriter:
 
     def __enter__(self) -> t.Self:
         self._pool = cf.ThreadPoolExecutor(self._workers, thread_name_prefix="restore")
+        self._ahead = cf.ThreadPoolExecutor(self._workers, thread_name_prefix="fetch")
         return self
 
     def __exit__(
@@ -124,7 +136,9 @@ class ContentWriter:
     ) -> None:
         """Ends the threads, soon also after a failure."""
         self._stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        # First those that wait for the others.
+        for pool in (self._pool, self._ahead):
+            pool.shutdown(wait=True, cancel_futures=True)
         self._close_handles()
 
     def _close_handles(self) -> None:
@@ -209,15 +223,14 @@ class ContentWriter:
         done = _Done()
         field = int(rows["extent"]["pack"][0])
         frames = rows["extent"]["frame"]
-        starts = np.flatnonzero(np.concatenate([[True], frames[1:] != frames[:-1]])).tolist()
-        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+        starts = np.flatnonzero(np.concatenate([[True], frames[1:] != frames[:-1]]))
+        found = self._packs.reader(field).read(frames[starts].tolist(), self._ahead)
+        for start, end, (_unused, frame) in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], found, strict=True):
             if self._stop.is_set():
                 break
             part = rows[start:end]
-            try:
-                frame = self._packs.reader(field).frame(int(frames[start]))
-            except (DamageError, ObjectMissing) as error:
-                done.damaged += [Damaged(jobs[number].path, error.message) for number in set(part["file"].tolist())]
+            if not isinstance(frame, bytes):
+                done.damaged += [Damaged(jobs[number].path, frame.message) for number in set(part["file"].tolist())]
                 continue
             done.counters.frames += 1
             done.counters.fetched += len(frame)
@@ -242,6 +255,8 @@ class ContentWriter:
                 if not (there and digest == xt.UNKNOWN_DIGEST and os.pread(descriptor, length, offset) == part):
                     write_at(descriptor, part, offset)
                     done.counters.written += length
+                    if self._durable:
+                        begin_writing(descriptor, offset, length)
             done.settled += length
 
     def _my_handles(self) -> Handles:

@@ -62,6 +62,11 @@ class FrameInfo(t.NamedTuple):
     stored: int
     plain: int
 
+    @property
+    def end(self) -> int:
+        """Where the next one begins."""
+        return self.offset + _FRAME.size + self.stored
+
 
 _local = threading.local()
 
@@ -175,7 +180,7 @@ def decode_record(keys: KeyRing, kind: int, name: str, data: bytes, record: type
     try:
         return msgspec.msgpack.decode(plain, type=record)
     except msgspec.DecodeError as error:
-        raise _damaged(name, f"its record is not readable: {error}") from error
+        raise damaged(name, f"its record is not readable: {error}") from error
 
 
 class Source(t.Protocol):
@@ -199,7 +204,8 @@ class BytesSource:
         return len(self.data)
 
 
-def _damaged(name: str, what: str) -> DamageError:
+def damaged(name: str, what: str) -> DamageError:
+    """The error of an object that is not what was written."""
     return DamageError(
         f"object {name} is damaged: {what}",
         hint="`cryobackup verify` names the backups and files that need it; everything else still restores.",
@@ -222,10 +228,10 @@ class ObjectDecoder:
         self._keys = keys
         head = source.read(0, _HEAD_READ_BYTES)
         if len(head) < _PREFIX.size:
-            raise _damaged(name, "it is too short")
+            raise damaged(name, "it is too short")
         magic, version, used_suite, found, length = _PREFIX.unpack_from(head)
         if magic != MAGIC:
-            raise _damaged(name, "it does not begin as an object does")
+            raise damaged(name, "it does not begin as an object does")
         if version != VERSION or used_suite != suite.SUITE:
             raise RepositoryError(
                 f"object {name} has container version {version}, suite {used_suite}",
@@ -233,7 +239,7 @@ class ObjectDecoder:
                 id="format-version",
             )
         if length > _MAX_HEADER_BYTES:
-            raise _damaged(name, "its header has an impossible length")
+            raise damaged(name, "its header has an impossible length")
         end = _PREFIX.size + length
         if len(head) < end + HEADER_TAG_BYTES:
             head = source.read(0, end + HEADER_TAG_BYTES)
@@ -247,11 +253,11 @@ class ObjectDecoder:
                 id="foreign-repository",
             )
         if not suite.equal(suite.keyed_digest(self._header_key(), prefix), self._tag):
-            raise _damaged(name, "its header is not what was written, or the catalog key is another one")
+            raise damaged(name, "its header is not what was written, or the catalog key is another one")
         if self.header.name != name:
-            raise _damaged(name, f"it is the object {self.header.name} under a wrong name")
+            raise damaged(name, f"it is the object {self.header.name} under a wrong name")
         if found != kind:
-            raise _damaged(name, f"it is an object of type {found}, expected {kind}")
+            raise damaged(name, f"it is an object of type {found}, expected {kind}")
         self._kind = kind
         self._body = end + HEADER_TAG_BYTES
         self._opened: suite.FrameCipher | None = None
@@ -262,7 +268,7 @@ class ObjectDecoder:
         try:
             return msgspec.msgpack.decode(packed, type=Header)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise _damaged(self.name, "its header is not readable") from error
+            raise damaged(self.name, "its header is not readable") from error
 
     def _header_key(self) -> bytes:
         try:
@@ -286,20 +292,20 @@ class ObjectDecoder:
         catalog = keys.catalog(header.epoch)
         if self._kind not in DATA_OBJECTS:
             if header.salt is None:
-                raise _damaged(self.name, "its header lacks the salt")
+                raise damaged(self.name, "its header lacks the salt")
             return suite.catalog_object_key(catalog, header.salt, keys.repository, name)
         if header.sealed is None or header.commit is None:
-            raise _damaged(self.name, "its header lacks the key")
+            raise damaged(self.name, "its header lacks the key")
         data_key = suite.unseal(header.sealed, keys.identity(header.epoch), keys.repository, name)
         if not suite.equal(suite.commitment(data_key, catalog, keys.repository, name), header.commit):
-            raise _damaged(self.name, "its key is not the one that was committed to")
+            raise damaged(self.name, "its key is not the one that was committed to")
         return suite.data_object_key(data_key, catalog, keys.repository, name)
 
     def first_frame(self, kind: int) -> bytes:
         """Frame 0, without reading the table: enough for the header of a manifest."""
         head = self._source.read(self._body, _FRAME.size)
         if len(head) < _FRAME.size:
-            raise _damaged(self.name, "it ends early")
+            raise damaged(self.name, "it ends early")
         stored, plain = _FRAME.unpack(head)[:2]
         return self.frame(FrameInfo(self._body, stored, plain), 0, kind)
 
@@ -311,12 +317,12 @@ class ObjectDecoder:
         size = self._source.size
         trailer = self._source.read(size - _TRAILER.size, _TRAILER.size) if size >= _TRAILER.size else b""
         if len(trailer) != _TRAILER.size:
-            raise _damaged(self.name, "it is too short")
+            raise damaged(self.name, "it is too short")
         offset, stored, frames, zero, magic = _TRAILER.unpack(trailer)
         if magic != END_MAGIC or zero != bytes(8):
-            raise _damaged(self.name, "it does not end as an object does")
+            raise damaged(self.name, "it does not end as an object does")
         if offset + _FRAME.size + stored + _TRAILER.size != size:
-            raise _damaged(self.name, "its length is not what its end says")
+            raise damaged(self.name, "its length is not what its end says")
         return offset, stored, frames
 
     def table(self) -> list[FrameInfo]:
@@ -325,39 +331,43 @@ class ObjectDecoder:
         plain = self.frame(FrameInfo(offset, stored, frames * _ROW.size), frames, TABLE)
         rows = [FrameInfo(*row) for row in _ROW.iter_unpack(plain)]
         expected = self._body
-        for row in rows:
+        for number, row in enumerate(rows):
             if row.offset != expected:
-                raise _damaged(self.name, "its frame table does not fit its frames")
+                raise damaged(self.name, "its frame table does not fit its frames")
+            self._check_length(row, number)
             expected += _FRAME.size + row.stored
         if expected != offset or len(rows) != frames:
-            raise _damaged(self.name, "its frame table does not fit its frames")
+            raise damaged(self.name, "its frame table does not fit its frames")
         return rows
 
     def frame(self, row: FrameInfo, number: int, kind: int) -> bytes:
         """The plaintext of one frame."""
+        self._check_length(row, number)
+        return self.open_frame(self._source.read(row.offset, row.end - row.offset), row, number, kind)
+
+    def _check_length(self, row: FrameInfo, number: int) -> None:
         if row.plain > MAX_FRAME_BYTES or row.stored > MAX_FRAME_BYTES + suite.TAG_BYTES:
-            raise _damaged(self.name, f"frame {number} has an impossible length")
-        return self.open_frame(self._source.read(row.offset, _FRAME.size + row.stored), row, number, kind)
+            raise damaged(self.name, f"frame {number} has an impossible length")
 
     def open_frame(self, encoded: Buffer, row: FrameInfo, number: int, kind: int) -> bytes:
         """The plaintext of a frame whose bytes are at hand already."""
         from cryptography.exceptions import InvalidTag
 
         if len(encoded) != _FRAME.size + row.stored:
-            raise _damaged(self.name, f"it ends early, in frame {number}")
+            raise damaged(self.name, f"it ends early, in frame {number}")
         view = memoryview(encoded)
         head = bytes(view[: _FRAME.size])
         stored, plain, found_kind, codec, zero, found_number = _FRAME.unpack(head)
         if (stored, plain, found_kind, zero, found_number) != (row.stored, row.plain, kind, 0, number):
-            raise _damaged(self.name, f"the header of frame {number} is not what was written")
+            raise damaged(self.name, f"the header of frame {number} is not what was written")
         try:
             body = self._cipher.decrypt(kind, number, view[_FRAME.size :], self._tag + head)
         except InvalidTag as error:
-            raise _damaged(self.name, f"frame {number} is not what was written") from error
+            raise damaged(self.name, f"frame {number} is not what was written") from error
         if codec == ZSTD:
             body = _inflate(self.name, number, body, plain)
         if codec not in (STORED, ZSTD) or len(body) != plain:
-            raise _damaged(self.name, f"frame {number} does not unpack to what was announced")
+            raise damaged(self.name, f"frame {number} does not unpack to what was announced")
         return body
 
 
@@ -367,4 +377,4 @@ def _inflate(name: str, number: int, body: bytes, plain: int) -> bytes:
     try:
         return _decompress(body, plain)
     except zstandard.ZstdError as error:
-        raise _damaged(name, f"frame {number} does not unpack") from error
+        raise damaged(name, f"frame {number} does not unpack") from error

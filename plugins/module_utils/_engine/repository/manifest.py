@@ -11,10 +11,11 @@ import typing as t
 from ..crypto.keys import KeyRing
 from ..errors import DamageError, RepositoryError
 from ..storage.base import Location
+from ..storage.breaker import Breaker
 from ..storage.fanout import Fanout
 from . import container, names
 from .model import BackupHeader, Entry
-from .packs import FrameReader, ObjectSource, first_good
+from .packs import FrameReader, first_good
 
 _FRAME_BYTES = 1 << 20
 _COPY_BYTES = 1 << 20
@@ -93,20 +94,32 @@ class ManifestWriter:
 class Manifest:
     """One manifest, read from one location. Construction reads the header only.
 
-    ``others``: locations that are asked for entries which are damaged in this one.
+    ``others``: locations that are asked for entries which this one does not give; ``breaker`` remembers when it fails.
     """
 
     def __init__(
-        self, keys: KeyRing, location: Location, source: str, backup_id: str, *, others: t.Sequence[Location] = ()
+        self,
+        keys: KeyRing,
+        location: Location,
+        source: str,
+        backup_id: str,
+        *,
+        others: t.Sequence[Location] = (),
+        breaker: Breaker | None = None,
     ) -> None:
         import msgspec
 
         self.name = names.manifest(source, backup_id)
         self.location = location
         self._frames = FrameReader(
-            (location, *others), keys, self.name, kind=container.MANIFEST, frame_kind=container.MANIFEST_ENTRIES
+            (location, *others),
+            keys,
+            self.name,
+            kind=container.MANIFEST,
+            frame_kind=container.MANIFEST_ENTRIES,
+            breaker=breaker,
         )
-        decoder = container.ObjectDecoder(keys, container.MANIFEST, self.name, ObjectSource(location, self.name))
+        decoder = self._frames.decoder(location)
         try:
             self.header = msgspec.msgpack.decode(decoder.first_frame(container.MANIFEST_HEADER), type=BackupHeader)
         except msgspec.DecodeError as error:
@@ -120,9 +133,11 @@ class Manifest:
 
         decoder = msgspec.msgpack.Decoder(list[Entry])
         count = 0
-        for number in range(1, self._frames.frames):
+        for _unused, frame in self._frames.read(range(1, self._frames.count)):
+            if not isinstance(frame, bytes):
+                raise frame
             try:
-                entries = decoder.decode(self._frames.frame(number))
+                entries = decoder.decode(frame)
             except msgspec.DecodeError as error:
                 raise DamageError(f"object {self.name}: its entries are not readable: {error}") from error
             for entry in entries:
@@ -133,15 +148,21 @@ class Manifest:
             raise DamageError(f"object {self.name} has {count} entries, not {self.header.totals.entries}")
 
 
-def open_manifest(keys: KeyRing, locations: t.Sequence[Location], source: str, backup_id: str) -> Manifest:
+def open_manifest(
+    keys: KeyRing,
+    locations: t.Sequence[Location],
+    source: str,
+    backup_id: str,
+    *,
+    breaker: Breaker | None = None,
+) -> Manifest:
     """From the first location that has it undamaged, entry by entry."""
-    return first_good(
-        locations,
-        names.manifest(source, backup_id),
-        lambda location: Manifest(
-            keys, location, source, backup_id, others=[other for other in locations if other is not location]
-        ),
-    )
+
+    def read(location: Location) -> Manifest:
+        others = [other for other in locations if other is not location]
+        return Manifest(keys, location, source, backup_id, others=others, breaker=breaker)
+
+    return first_good(locations, names.manifest(source, backup_id), read, breaker)
 
 
 def _check_path(path: bytes, name: str) -> None:

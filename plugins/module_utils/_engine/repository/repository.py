@@ -15,9 +15,11 @@ from ..crypto import suite
 from ..crypto.keys import KeyRing, key_files, new_keys, write_keys
 from ..errors import KeyFileError, LocationError, ObjectConflict, ObjectMissing, RepositoryError
 from ..storage.base import Location, put
+from ..storage.breaker import Breaker
 from ..storage.fanout import Fanout
 from ..storage.open import open_location
 from . import names
+from .epochs import at_hand, check_published, publish
 
 if t.TYPE_CHECKING:
     from ..config import RepositoryConfig
@@ -46,6 +48,11 @@ class Repository:
         self.locations = list(locations)
         self.lost: dict[str, LocationError] = dict(lost or {})
         self.level = level
+        self.breaker = Breaker()
+        """For all that is read in one run."""
+
+        self.published: dict[str, frozenset[int]] = {}
+        """The epochs that each location has published, as far as it was opened by ``open``."""
 
     @property
     def id(self) -> str:
@@ -57,16 +64,19 @@ class Repository:
         keys = KeyRing.load(config.keys, need_identity=need_identity)
         locations: list[Location] = []
         lost: dict[str, LocationError] = {}
+        published: dict[str, frozenset[int]] = {}
         for location_config in config.locations.values():
             location = open_location(location_config)
             try:
-                _check(location, keys)
+                published[location.name] = _check(location, keys)
                 locations.append(location)
             except LocationError as error:
                 lost[location.name] = error
         if not locations:
             raise next(iter(lost.values()))
-        return cls(keys, locations, lost=lost, level=config.compression_level)
+        repository = cls(keys, locations, lost=lost, level=config.compression_level)
+        repository.published = published
+        return repository
 
     def fanout(self) -> Fanout:
         """For one run that writes."""
@@ -128,7 +138,6 @@ def init(config: RepositoryConfig, now: dt.datetime) -> InitResult:
     for location in locations:
         if not present[location.name]:
             _probe_create_only(location, now)
-            put(location, f"keys/{keys.epoch}.pub", keys.published(keys.epoch).encode())
             put(location, names.REPOSITORY_JSON, _new_description(keys.repository_id, now))
     return InitResult(keys.repository_id, not have_keys, {name: not there for name, there in present.items()})
 
@@ -177,8 +186,8 @@ def _describe(location: Location) -> dict[str, t.Any]:
     return description
 
 
-def _check(location: Location, keys: KeyRing) -> None:
-    """Raises LocationError when it does not answer, RepositoryError or KeyFileError when it is not ours."""
+def _check(location: Location, keys: KeyRing) -> frozenset[int]:
+    """The epochs it has published. Raises LocationError when it does not answer, RepositoryError or KeyFileError when it is not ours."""
     description = _describe(location)
     if description.get("id") != keys.repository_id:
         raise RepositoryError(
@@ -187,8 +196,7 @@ def _check(location: Location, keys: KeyRing) -> None:
             hint="Use the keys of that repository, or another location. Nothing was changed.",
             id="foreign-repository",
         )
-    for info in location.list("keys/"):
-        keys.check_published(location.read(info.key).decode("ascii", "replace"), f"location {location.name!r}")
+    return check_published(location, keys)
 
 
 def _probe_create_only(location: Location, now: dt.datetime) -> None:

@@ -14,7 +14,7 @@ from ..postgres.archive_object import WalReader
 from ..postgres.timeline import parse_history
 from ..postgres.wal import SEGMENT_HEADER_BYTES, WalKind, check_segment, parse_wal_name
 from ..repository import container, names
-from ..repository.packs import ObjectSource
+from ..repository.packs import JOINED_BYTES, ObjectSource
 from .frames import BadExtent, BadPage, bad_extents, bad_pages
 from .result import bare
 
@@ -25,8 +25,6 @@ if t.TYPE_CHECKING:
     from ..postgres.timeline import TimelineHistory
     from ..storage.base import Location
     from .needs import PackNeeds, Rows
-
-_PIECE_BYTES: t.Final = 4 << 20
 
 
 @dataclasses.dataclass(slots=True)
@@ -112,15 +110,13 @@ class _PackExamination:
         self._needs = needs
         self._found = found
         self._stop = stop
-        self._source = ObjectSource(location, needs.name)
+        self._source = ObjectSource(location, needs.name, size=needs.size)
 
     def run(self) -> None:
         import numpy as np
         from blake3 import blake3
 
         needs = self._needs
-        if self._source.size != needs.size:
-            raise DamageError(f"it has {self._source.size} bytes instead of {needs.size}")
         decoder = _known_epoch(lambda: container.ObjectDecoder(self._keys, container.PACK, needs.name, self._source))
         table = decoder.table()
         end, _unused, _unused = decoder.check_end()
@@ -130,11 +126,11 @@ class _PackExamination:
         borders = np.searchsorted(rows["frame"], np.arange(len(table) + 1))
         for first, last in _pieces(table):
             start = table[first].offset
-            piece = self._read(start, _end(table[last - 1]) - start)
+            piece = self._read(start, table[last - 1].end - start)
             digest.update(piece)
             view = memoryview(piece)
             for number in range(first, last):
-                encoded = view[table[number].offset - start : _end(table[number]) - start]
+                encoded = view[table[number].offset - start : table[number].end - start]
                 self._frame(decoder, encoded, table[number], number, rows[borders[number] : borders[number + 1]])
         digest.update(self._read(end, needs.size - end))
         self._beyond(len(table), rows[borders[-1] :])
@@ -172,15 +168,11 @@ class _PackExamination:
             self._found.bad_frames[number] = f"it has {frames} frames, and the manifest refers to frame {number}"
 
 
-def _end(row: container.FrameInfo) -> int:
-    return row.offset + container.FRAME_HEADER_BYTES + row.stored
-
-
 def _pieces(table: list[container.FrameInfo]) -> Iterator[tuple[int, int]]:
     """Runs of frames to read at once."""
     first = 0
     for number, row in enumerate(table):
-        if _end(row) - table[first].offset > _PIECE_BYTES and number > first:
+        if row.end - table[first].offset > JOINED_BYTES and number > first:
             yield first, number
             first = number
     if table:
