@@ -12,6 +12,7 @@ import threading
 import time
 import typing as t
 
+from ...errors import LocationError
 from .client import DEFAULT_REGION, new_client
 from .errors import Failure, Place, failed, failure_of
 
@@ -106,7 +107,27 @@ class Calls:
                 continue
             if not failure.again or attempt >= attempts or (stop is not None and stop.is_set()):
                 raise self.error(operation, key, failure)
-            _pause(attempt, failure, stop)
+            pause(attempt, failure, stop)
+
+    def pages(self, operation: str, **parameters: t.Any) -> t.Iterator[dict[str, t.Any]]:
+        """All answers of a request that lists. Raises like ``request``."""
+        while True:
+            answer = self.request(operation, **parameters)
+            yield answer
+            following = {
+                name.removeprefix("Next"): answer[name]
+                for name in ("NextContinuationToken", "NextKeyMarker", "NextUploadIdMarker", "NextVersionIdMarker")
+                if answer.get(name)
+            }
+            if not answer.get("IsTruncated"):
+                return
+            if not following or following.items() <= parameters.items():
+                raise LocationError(
+                    f"location {self.name!r}: {self.endpoint} says that its list goes on, but not where",
+                    hint="Nothing was changed. It cannot keep backups safe: use other storage.",
+                    id="location-unfit",
+                )
+            parameters |= following
 
     def error(self, operation: str, key: str, failure: Failure) -> Exception:
         _kind, verb, right = OPERATIONS[operation]
@@ -183,7 +204,7 @@ class Calls:
         return (status.st_mtime_ns, status.st_ino) if status is not None else None
 
 
-def _pause(attempt: int, failure: Failure, stop: threading.Event | None) -> None:
+def pause(attempt: int, failure: Failure, stop: threading.Event | None = None) -> None:
     """Exponential with full jitter, so that clients that failed together do not come back together."""
     first = _FIRST_PAUSE_THROTTLED_SECONDS if failure.throttled else _FIRST_PAUSE_SECONDS
     longest = min(_LONGEST_PAUSE_SECONDS, first * 2**attempt)

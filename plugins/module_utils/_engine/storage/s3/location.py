@@ -5,18 +5,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import time
 import typing as t
 
 from ...errors import LocationError, ObjectMissing
 from ..base import Capacity, ObjectInfo, check_key
 from .calls import Calls
+from .download import download
 from .errors import RequestFailed
+from .parts import PartSender
 from .writer import S3Writer
 
 if t.TYPE_CHECKING:
     from ...config.locations import S3Options
 
-_PIECE_BYTES = 1 << 20
+_BUCKET_SEEN_SECONDS = 60.0
+_LOCKED: t.Final = frozenset({"packs", "manifests", "wal", "keys", "repository.json"})
+"""What a thief must not take away. The rest is deleted by its writers as they go on."""
+_BULK: t.Final = frozenset({"packs", "wal"})
+"""What a cheaper storage class is for. Everything else is small, read often or soon deleted: dearer there."""
 
 
 class S3Location:
@@ -26,7 +34,8 @@ class S3Location:
         self._required = required
         self.options = options
         self.calls = Calls(name, options)
-        self._bucket_is_there = False
+        self.sender = PartSender(name)
+        self._bucket_seen = float("-inf")
 
     @property
     def name(self) -> str:
@@ -45,33 +54,49 @@ class S3Location:
     def create(self, key: str) -> S3Writer:
         return S3Writer(self, check_key(key))
 
+    def attributes(self, key: str) -> dict[str, t.Any]:
+        """What the options want of a new object."""
+        kind = key.partition("/")[0]
+        found: dict[str, t.Any] = {}
+        if self.options.object_lock is not None and kind in _LOCKED:
+            found["ObjectLockMode"] = self.options.object_lock.mode.upper()
+            found["ObjectLockRetainUntilDate"] = dt.datetime.now(dt.UTC) + self.options.object_lock.retain
+        if self.options.storage_class is not None and kind in _BULK:
+            found["StorageClass"] = self.options.storage_class
+        encryption = self.options.encryption
+        if encryption is not None:
+            found["ServerSideEncryption"] = "aws:kms" if encryption.kms else "AES256"
+            if encryption.key_id is not None:
+                found["SSEKMSKeyId"] = encryption.key_id
+        return found
+
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         check_key(key)
         if length is not None and length <= 0:
             return b""
-        last = "" if length is None else str(offset + length - 1)
-        ranged: dict[str, t.Any] = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{last}"}
         try:
-            answer = self.calls.request("get_object", key, **ranged)
+            return self._fetch(key, offset, length)
         except RequestFailed as error:
-            if error.status == 416:
-                return b""
-            if error.code == "NoSuchKey":
-                raise self._missing(key) from error
-            raise
-        data: bytes = answer["Body"].read()
-        return data
+            if error.status != 404 or error.code == "NoSuchBucket":
+                raise
+            if error.code not in ("NoSuchKey", "NoSuchVersion"):
+                self._must_have_a_bucket()
+            raise self._missing(key) from error
 
-    def stat(self, key: str) -> ObjectInfo | None:
-        check_key(key)
+    def head(self, key: str, attempts: int | None = None) -> dict[str, t.Any] | None:
+        """What the store says of an object. None when there is surely no such object."""
         try:
-            head = self.calls.request("head_object", key)
+            head = self.calls.request("head_object", key, attempts=attempts)
         except RequestFailed as error:
             if error.status != 404:
                 raise
             self._must_have_a_bucket()
             return None
-        return ObjectInfo(key, head["ContentLength"], head["LastModified"].timestamp())
+        return head
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        head = self.head(check_key(key))
+        return None if head is None else ObjectInfo(key, head["ContentLength"], head["LastModified"].timestamp())
 
     def confirm(self, key: str) -> None:
         """An object that is there is durable: the store acknowledged it before it showed it."""
@@ -79,17 +104,19 @@ class S3Location:
             raise self._missing(key)
 
     def list(self, prefix: str) -> t.Iterator[ObjectInfo]:
-        parameters: dict[str, t.Any] = {"Prefix": self.calls.full(prefix)}
-        while True:
-            answer = self.calls.request("list_objects_v2", **parameters)
+        before = ""
+        for answer in self.calls.pages("list_objects_v2", Prefix=self.calls.full(prefix)):
             for found in answer.get("Contents", ()):
-                key = self.calls.short(found["Key"])
-                if _is_ours(key):
+                if found["Key"] <= before:
+                    raise LocationError(
+                        f"location {self._name!r} ({self._where}) does not list its objects in order",
+                        hint="Use another store, or another kind of bucket: directory buckets do not.",
+                        id="location-unfit",
+                    )
+                before = found["Key"]
+                key = self.calls.short(before)
+                if is_ours(key):
                     yield ObjectInfo(key, found["Size"], found["LastModified"].timestamp())
-            token = answer.get("NextContinuationToken")
-            if not answer.get("IsTruncated") or not token:
-                return
-            parameters["ContinuationToken"] = token
 
     def delete(self, key: str) -> None:
         self.calls.request("delete_object", check_key(key))
@@ -103,28 +130,27 @@ class S3Location:
     def sweep(self, older_than: float) -> int:
         """Uploads in parts that were never finished: nobody sees them, and they cost."""
         limit = self.now() - older_than
-        parameters: dict[str, t.Any] = {"Prefix": self.calls.full("")}
         removed = 0
-        while True:
-            answer = self.calls.request("list_multipart_uploads", **parameters)
+        for answer in self.calls.pages("list_multipart_uploads", Prefix=self.calls.full("")):
             for upload in answer.get("Uploads", ()):
                 if upload["Initiated"].timestamp() < limit:
-                    self._abort(self.calls.short(upload["Key"]), upload["UploadId"])
+                    self.abort_upload(self.calls.short(upload["Key"]), upload["UploadId"])
                     removed += 1
-            if not answer.get("IsTruncated"):
-                return removed
-            parameters["KeyMarker"] = answer.get("NextKeyMarker", "")
-            parameters["UploadIdMarker"] = answer.get("NextUploadIdMarker", "")
+        return removed
 
-    def _abort(self, key: str, upload: str) -> None:
+    def abort_upload(self, key: str, upload: str, attempts: int | None = None) -> None:
+        """Forget the parts of an upload. Idempotent."""
         try:
-            self.calls.request("abort_multipart_upload", key, UploadId=upload)
+            self.calls.request("abort_multipart_upload", key, attempts=attempts, UploadId=upload)
         except RequestFailed as error:
             if error.status != 404:  # finished or aborted meanwhile
                 raise
 
     def requests(self) -> dict[str, int]:
         return self.calls.counts()
+
+    def _fetch(self, key: str, offset: int, length: int | None) -> bytes:
+        return download(self.calls, key, offset, length)
 
     def _missing(self, key: str) -> ObjectMissing:
         return ObjectMissing(
@@ -134,12 +160,12 @@ class S3Location:
 
     def _must_have_a_bucket(self) -> None:
         """HEAD answers 404 for an object and for a bucket: a missing bucket means "wrong place", never "empty"."""
-        if not self._bucket_is_there:
+        if time.monotonic() > self._bucket_seen + _BUCKET_SEEN_SECONDS:
             self.calls.request("list_objects_v2", MaxKeys=1, Prefix=self.calls.full(""))
-            self._bucket_is_there = True
+            self._bucket_seen = time.monotonic()
 
 
-def _is_ours(key: str) -> bool:
+def is_ours(key: str) -> bool:
     """False for what the repository cannot have written, such as the markers that browsers make for directories."""
     try:
         check_key(key)

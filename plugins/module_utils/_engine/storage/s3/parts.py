@@ -1,0 +1,103 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Parts of objects on their way to the store: the threads that send them, and the memory that all of them may take."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import typing as t
+
+if t.TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from ..base import Buffer
+
+THREADS = 8
+PART_BYTES = 8 << 20
+"""Every part but the last one is as long as this: some stores insist on parts of equal length, and on 5 MiB."""
+MOST_PARTS = 10_000
+MEMORY_BYTES = 64 << 20
+"""Being filled and being sent, of one location, however many writers it has."""
+
+T = t.TypeVar("T")
+
+
+class PartSender:
+    """One for each location. Thread-safe."""
+
+    def __init__(self, name: str, memory: int = MEMORY_BYTES) -> None:
+        self._name = name
+        self._memory = memory
+        self._taken = 0
+        self._flying = 0
+        self._changed = threading.Condition()
+        self._executor: ThreadPoolExecutor | None = None
+
+    def take(self, size: int) -> None:
+        """Wait until there is room for so many bytes in a buffer.
+
+        Only what is being sent makes room. While nothing is, waiting would not help, and might never end:
+        each of the writers then goes over the limit by what it needs to fill its part.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken + size <= self._memory or self._flying == 0)
+            self._taken += size
+
+    def give_back(self, size: int) -> None:
+        with self._changed:
+            self._taken -= size
+            self._changed.notify_all()
+
+    def send(self, size: int, work: t.Callable[[], T]) -> Future[T]:
+        """Do ``work`` in the background, in the order of the calls. Its bytes are given back at the end."""
+
+        def done(_future: Future[T]) -> None:
+            with self._changed:
+                self._flying -= 1
+                self._taken -= size
+                self._changed.notify_all()
+
+        with self._changed:
+            self._flying += 1
+        try:
+            future = self._pool().submit(work)
+        except BaseException:
+            with self._changed:
+                self._flying -= 1
+            raise
+        future.add_done_callback(done)  # also of one that is cancelled before it began
+        return future
+
+    def _pool(self) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with self._changed:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix=f"s3-{self._name}")
+            return self._executor
+
+
+class Checksum:
+    """CRC32C, and bytes so far."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self.size = 0
+
+    def add(self, data: Buffer) -> None:
+        import google_crc32c
+
+        # It takes nothing but bytes; frames are bytes already.
+        self.value = google_crc32c.extend(self.value, data if isinstance(data, bytes) else bytes(data))
+        self.size += len(data)
+
+    @property
+    def raw(self) -> bytes:
+        return self.value.to_bytes(4, "big")
+
+    @property
+    def text(self) -> str:
+        """As S3 writes it."""
+        return base64.b64encode(self.raw).decode()
