@@ -100,7 +100,7 @@ Pool = Sequence[Candidate]
 def dated(backup: Candidate) -> Candidate:
     """The backup with a time that is never later than when it was stored."""
     if backup.postdated:
-        return dataclasses.replace(backup, finished_at=backup.stored_at)
+        return dataclasses.replace(backup, finished_at=backup.received_at)
     return backup
 
 
@@ -118,7 +118,7 @@ def claims(present: Pool, policy: Policy, now: datetime) -> Iterator[Claim]:
     yield from (claim for claim in _claims_of(present, policy, now) if not late or claim.backup.backup_id in late)
     if late:
         as_stored = newest_first(
-            dataclasses.replace(backup, finished_at=backup.stored_at) if backup.backup_id in late else backup
+            dataclasses.replace(backup, finished_at=backup.received_at) if backup.backup_id in late else backup
             for backup in present
         )
         yield from (claim for claim in _claims_of(as_stored, policy, now) if claim.backup.backup_id not in late)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ._frame import Outcome
+from ._past import add_as_of, config_as_of
 
 if t.TYPE_CHECKING:
     import argparse
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("backup", metavar="BACKUP", nargs="?", help="its id, or the beginning or the end of it")
     which.add_argument("--latest", metavar="SOURCE", help="the newest backup of a cluster or a file set")
+    add_as_of(parser)
 
 
 def run(args: argparse.Namespace, context: Context) -> Outcome:
@@ -29,7 +31,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
     from ..repository.repository import Repository
     from ._backups import reading_exit, warn_of_gaps
 
-    config = context.config
+    config = config_as_of(args, context)
     repository = Repository.open(config.repository)
     catalog = Catalog.load(repository, args.latest)
     warn_of_gaps(context.reporter, repository, catalog)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ._frame import Outcome
+from ._past import add_as_of, config_as_of
 
 if t.TYPE_CHECKING:
     import argparse
@@ -17,6 +18,7 @@ if t.TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="a cluster or a file set (default: all)")
+    add_as_of(parser)
 
 
 def run(args: argparse.Namespace, context: Context) -> Outcome:
@@ -25,7 +27,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
     from ..repository.repository import Repository
     from ._backups import reading_exit, table, warn_of_gaps
 
-    config = context.config
+    config = config_as_of(args, context)
     repository = Repository.open(config.repository)
     catalog = Catalog.load(repository, args.source)
     if args.source is not None:

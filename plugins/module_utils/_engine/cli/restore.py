@@ -9,6 +9,7 @@ import typing as t
 from pathlib import Path
 
 from ._frame import Outcome
+from ._past import add_as_of, config_as_of
 from ._parser import UsageError
 from ._text import format_bytes, format_duration
 
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cluster", metavar="CLUSTER", help="the name that its backups have")
     parser.add_argument("--target", metavar="DIR", type=Path, required=True, help="the data directory to write")
     parser.add_argument("--backup", metavar="ID", help="restore this backup (default: the one that fits the goal)")
+    add_as_of(parser)
     goal = parser.add_argument_group("where recovery ends (default: at the end of the archived WAL)")
     one = goal.add_mutually_exclusive_group()
     one.add_argument("--to-time", metavar="TIME", help="ISO 8601 with UTC offset: 2026-03-01T14:03:00+01:00")
@@ -75,7 +77,9 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
 
     request = _request(args)
     request.check()
-    result = restore_cluster(context.config, args.cluster, request, reporter=context.reporter, clock=context.now)
+    result = restore_cluster(
+        config_as_of(args, context), args.cluster, request, reporter=context.reporter, clock=context.now
+    )
     return Outcome(result.as_dict(), result.exit_code, text=lambda: _text(result))
 
 

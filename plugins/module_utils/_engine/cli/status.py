@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ._frame import Outcome
+from ._past import add_as_of, config_as_of
 
 if t.TYPE_CHECKING:
     import argparse
@@ -18,16 +19,16 @@ if t.TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """It has no options of its own."""
+    add_as_of(parser)
 
 
-def run(_args: argparse.Namespace, context: Context) -> Outcome:
+def run(args: argparse.Namespace, context: Context) -> Outcome:
     from ..report.status import status
     from ..repository.catalog import Catalog
     from ..repository.repository import Repository
     from ._backups import reading_exit
 
-    config = context.config
+    config = config_as_of(args, context)
     repository = Repository.open(config.repository)
     catalog = Catalog.load(repository)
     result = status(config, repository, catalog, context.now())

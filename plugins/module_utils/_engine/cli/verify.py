@@ -9,6 +9,7 @@ import typing as t
 from pathlib import Path
 
 from ._frame import Outcome
+from ._past import add_as_of, config_as_of
 
 if t.TYPE_CHECKING:
     import argparse
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", metavar="N", type=int, help="threads (default: one for each processor, at most 8)")
     parser.add_argument("--no-record", action="store_true", help="do not note the result in the repository")
+    add_as_of(parser)
     sandbox = parser.add_argument_group("with --level restore")
     sandbox.add_argument(
         "--to",
@@ -73,14 +75,14 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
     if args.workers is not None and args.workers < 1:
         raise UsageError("--workers must be at least 1")
     report = verify(
-        context.config,
+        config_as_of(args, context),
         which=Which(args.backup, args.latest, args.all),
         level=args.level,
         reporter=context.reporter,
         clock=context.now,
         locations=args.location,
         workers=args.workers,
-        record=not args.no_record,
+        record=not args.no_record and args.as_of is None,
         sandbox=SandboxOptions(args.work_directory, args.to, args.keep_sandbox, args.user, args.preload),
     )
     return Outcome(report.as_dict(), report.exit_code, lambda: "\n".join(_lines(report)))

@@ -14,6 +14,7 @@ import typing as t
 from pathlib import Path
 
 from ._frame import Outcome
+from ._past import add_as_of, config_as_of
 
 if t.TYPE_CHECKING:
     import argparse
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for a copy beside its source: tablespaces that the WAL creates lie in the copy's data directory",
     )
+    add_as_of(parser)
     parser.add_argument(
         "--retry-for",
         metavar="SECONDS",
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
             f"{args.name!r} is not the name of a WAL file",
             hint='restore_command passes the name first: wal-get "%f" "%p".',
         )
-    config = context.config
+    config = config_as_of(args, context)
     system_identifier = _system_identifier(args, config)
     places = _without(config.repository, args.without)
     delivered = _deliver(args, places, system_identifier)

@@ -19,6 +19,8 @@ from ..errors import ConfigError
 from .locations import LocationConfig
 
 if t.TYPE_CHECKING:
+    from datetime import datetime
+
     from ..retention_policy import Policy
     from ._section import Problem
 
@@ -39,6 +41,29 @@ class RepositoryConfig:
     """The directory of the key files."""
     compression_level: int = DEFAULT_COMPRESSION_LEVEL
     """zstd, 1 to 19."""
+
+    def as_of(self, moment: datetime) -> RepositoryConfig:
+        """To look at the repository as it was: only in locations that may keep versions, and only to read.
+
+        Raises ConfigError, id ``no-versions``, when there is none.
+        """
+        past = {
+            name: dataclasses.replace(location, s3=dataclasses.replace(location.s3, as_of=moment))
+            for name, location in self.locations.items()
+            if location.s3 is not None
+        }
+        if not past:
+            raise ConfigError(
+                "no location keeps versions, so nobody can see the repository as it was",
+                hint="Only buckets (type s3) with versioning do. Leave out --as-of to read what is there now.",
+                id="no-versions",
+            )
+        return dataclasses.replace(self, locations=past)
+
+    @property
+    def moment(self) -> datetime | None:
+        """The time as of which it is looked at; None: now."""
+        return next((each.s3.as_of for each in self.locations.values() if each.s3 is not None), None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

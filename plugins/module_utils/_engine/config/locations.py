@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing as t
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 DEFAULT_PRIORITY: t.Final = {"posix": 10, "sftp": 20, "s3": 30}
@@ -64,6 +64,8 @@ class S3Options:
     """Seconds without a byte before a request is given up."""
     attempts: int = 6
     """How often a request is tried before the location counts as down."""
+    as_of: datetime | None = None
+    """Not from the file: look at the bucket as it was then (``RepositoryConfig.as_of``)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

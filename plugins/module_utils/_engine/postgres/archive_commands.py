@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import ConfigError
 
 if t.TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Sequence
 
 _PROGRAM = "cryobackup"
@@ -57,16 +58,19 @@ def restore_command(
     *,
     without: Sequence[str] = (),
     contain_tablespaces: bool = False,
+    as_of: dt.datetime | None = None,
 ) -> str:
     """What ``restore_command`` is to be set to. To be quoted once more in postgresql.conf.
 
     ``without``: locations that are lost for good and not to be asked. ``contain_tablespaces``: for a copy, whose
-    recovery must not write to directories of its source.
+    recovery must not write to directories of its source. ``as_of``: the archive is looked at as it was then.
     """
     words = [*command, "--config", str(config), "--quiet", "wal-get"]
     words += ["--system-identifier", str(system_identifier)]
     for name in without:
         words += ["--without", name]
+    if as_of is not None:
+        words += ["--as-of", as_of.isoformat()]
     if contain_tablespaces:
         words.append("--contain-tablespaces")
     return f"{_shell(words)} %f %p"

@@ -289,8 +289,9 @@ def _recovery(config: Config, request: RestoreRequest, plan: _Plan, *, archiving
         this_command(),
         config.path.absolute(),
         int(info.system_identifier),
-        without=request.without,
+        without=[name for name in request.without if name in config.repository.locations],
         contain_tablespaces=contain,
+        as_of=config.repository.moment,
     )
     settings = {"port": str(request.port)} if request.port is not None else {}
     if contain:
