@@ -24,6 +24,8 @@ from tests.lab import (
     distribution,
     installation,
 )
+from tests.lab.ceph import Gateway, start_gateway
+from tests.lab.roots import RootUnavailable
 
 
 @pytest.fixture(scope="session")
@@ -97,3 +99,14 @@ def full_disk(workspace: Workspace) -> Callable[..., FullDisk]:
         return disk
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3(lab: Lab) -> Iterator[Gateway]:
+    """A real object store with TLS, users, versions and Object Lock; shared by this session. See its class."""
+    try:
+        gateway = start_gateway(lab.path / "s3", lab.account)
+    except RootUnavailable as error:
+        pytest.skip(str(error))
+    yield gateway
+    gateway.close()
