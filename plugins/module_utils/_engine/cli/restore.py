@@ -9,8 +9,8 @@ import typing as t
 from pathlib import Path
 
 from ._frame import Outcome
-from ._past import add_as_of, config_as_of
 from ._parser import UsageError
+from ._past import add_as_of, config_as_of
 from ._text import format_bytes, format_duration
 
 if t.TYPE_CHECKING:

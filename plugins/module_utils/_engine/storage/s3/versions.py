@@ -102,13 +102,13 @@ class PastS3Location(S3Location):
         return f"{super().describe()} as of {self._moment.isoformat()}"
 
     def create(self, key: str) -> t.NoReturn:
-        raise self._only_read()
+        raise self._only_read(f"create {key}")
 
     def delete(self, key: str) -> t.NoReturn:
-        raise self._only_read()
+        raise self._only_read(f"delete {key}")
 
     def sweep(self, older_than: float) -> t.NoReturn:
-        raise self._only_read()
+        raise self._only_read(f"sweep what is older than {older_than:.0f} s")
 
     def now(self) -> float:
         return self._moment.timestamp()
@@ -175,11 +175,9 @@ class PastS3Location(S3Location):
             )
         self._looked = True
 
-    def _only_read(self) -> LocationError:
+    def _only_read(self, what: str) -> LocationError:
         return LocationError(
-            f"location {self.name!r} is looked at as it was at {self._moment.isoformat()}: the past cannot be changed",
+            f"location {self.name!r}: cannot {what}: it is looked at as it was at {self._moment.isoformat()}",
             hint="Leave out --as-of to write.",
             id="location-past",
         )
-
-
