@@ -13,11 +13,12 @@ import typing as t
 
 from ..crypto import suite
 from ..crypto.keys import KeyRing, key_files, new_keys, write_keys
-from ..errors import KeyFileError, LocationError, ObjectConflict, ObjectMissing, RepositoryError
+from ..errors import KeyFileError, LocationError, ObjectMissing, RepositoryError
 from ..storage.base import Location, put
 from ..storage.breaker import Breaker
 from ..storage.fanout import Fanout
 from ..storage.open import open_location
+from ..storage.trial import try_location
 from . import names
 from .epochs import at_hand, check_published, publish
 
@@ -137,7 +138,7 @@ def init(config: RepositoryConfig, now: dt.datetime) -> InitResult:
             _check(location, keys)
     for location in locations:
         if not present[location.name]:
-            _probe_create_only(location, now)
+            try_location(location, names.new_id(now, os.urandom(4)))
             put(location, names.REPOSITORY_JSON, _new_description(keys.repository_id, now))
     return InitResult(keys.repository_id, not have_keys, {name: not there for name, there in present.items()})
 
@@ -197,20 +198,3 @@ def _check(location: Location, keys: KeyRing) -> frozenset[int]:
             id="foreign-repository",
         )
     return check_published(location, keys)
-
-
-def _probe_create_only(location: Location, now: dt.datetime) -> None:
-    """A place that overwrites would break every promise: find out before the first backup."""
-    key = f"probe/{names.new_id(now, os.urandom(4))}"
-    try:
-        put(location, key, b"one")
-        try:
-            put(location, key, b"two")
-        except ObjectConflict:
-            return
-        raise LocationError(
-            f"location {location.name!r} ({location.describe()}) overwrites objects",
-            hint="It cannot keep backups safe: use storage that can create without overwriting.",
-        )
-    finally:
-        location.delete(key)

@@ -110,6 +110,25 @@ class Location(t.Protocol):
         """Requests made so far, by kind (``put``, ``get``, …). Empty where requests cost nothing."""
 
 
+@t.runtime_checkable
+class Examined(t.Protocol):
+    """What a kind of location has that needs more than the common trial (see ``trial``)."""
+
+    @property
+    def is_atomic(self) -> bool:
+        """Of several writers of one name at once, one wins. False: the configuration has chosen the weaker way."""
+
+    @property
+    def unfit_hint(self) -> str:
+        """What to do about a place that does not refuse to overwrite."""
+
+    def ways(self) -> t.Sequence[t.Callable[[str], ObjectWriter]]:
+        """All the ways in which the place creates objects: each has to be create-only."""
+
+    def examine(self) -> t.Sequence[str]:
+        """What its owner should know of the place. Raises LocationError when it lacks what the configuration wants."""
+
+
 def put(location: Location, key: str, data: Buffer) -> bool:
     """Create a small object. True if it was created, False if an equal one was there already.
 

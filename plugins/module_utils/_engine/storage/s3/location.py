@@ -14,11 +14,13 @@ from ..base import Capacity, ObjectInfo, check_key
 from .calls import Calls
 from .download import download
 from .errors import RequestFailed
+from .examine import UNFIT_HINT, examine
 from .parts import PartSender
 from .writer import S3Writer
 
 if t.TYPE_CHECKING:
     from ...config.locations import S3Options
+    from ..base import ObjectWriter
 
 _BUCKET_SEEN_SECONDS = 60.0
 _LOCKED: t.Final = frozenset({"packs", "manifests", "wal", "keys", "repository.json"})
@@ -148,6 +150,20 @@ class S3Location:
 
     def requests(self) -> dict[str, int]:
         return self.calls.counts()
+
+    @property
+    def is_atomic(self) -> bool:
+        return self.options.create_only == "conditional"
+
+    @property
+    def unfit_hint(self) -> str:
+        return UNFIT_HINT
+
+    def ways(self) -> t.Sequence[t.Callable[[str], ObjectWriter]]:
+        return [self.create, lambda key: S3Writer(self, check_key(key), in_parts=True)]
+
+    def examine(self) -> t.Sequence[str]:
+        return examine(self.calls)
 
     def _fetch(self, key: str, offset: int, length: int | None) -> bytes:
         return download(self.calls, key, offset, length)
