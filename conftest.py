@@ -10,6 +10,8 @@ import os
 
 import pytest
 
+pytest_plugins = ["tests.lab.servers"]
+
 SKIPS_ARE_FAILURES = os.environ.get("CI") == "true"
 
 

@@ -23,18 +23,16 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
 
 from .account import ServerAccount
 from .cleanup import remove_tree
 from .enclosure import Enclosure, EnclosureFailed, wait_for_server
 from .network import LOOPBACK, Authority, answers, free_ports
-from .objects import Bucket, BucketKind, User, admin_request, s3_client
+from .objects import ObjectStore, User, admin_request
 from .roots import provide_root
 
 SUITE = "sid"
 PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
-REGION = "us-east-1"
 KMS_KEY = "laboratory"
 """A key that the gateway's key service for tests knows: objects can be encrypted with SSE-KMS."""
 
@@ -95,22 +93,17 @@ ATTEMPTS = 3
 """A port that was free may be taken by another session before the server has it."""
 
 
-class Gateway:
-    """An object store that runs. Made by ``start_gateway``; close it.
+class Gateway(ObjectStore):
+    """The object store that runs. Made by ``start_gateway``; close it.
 
     Attributes:
-        url: The endpoint with TLS, by address; clients must trust ``ca_file``.
+        url: The endpoint with TLS, by address.
         http_url: The same store without TLS.
-        ca_file: Certificate of the authority that signed the endpoint's.
-        region: What requests have to be signed for.
-        owner: The user that makes buckets unless another one is named.
+        authority: Signs certificates of other servers that the same clients are to trust.
     """
 
-    region = REGION
-
     def __init__(self, folder: Path, account: ServerAccount | None = None) -> None:
-        self.folder = folder
-        self.account = account or ServerAccount.discover()
+        super().__init__(folder, account)
         self.authority = Authority(folder / "tls")
         self.ca_file = self.authority.bundle
         self._enclosure = Enclosure(provide_root("ceph", SUITE, PACKAGES), folder / "enclosure")
@@ -118,7 +111,6 @@ class Gateway:
         self.url = f"https://{LOOPBACK}:{self._https}"
         self.http_url = f"http://{LOOPBACK}:{self._http}"
         self._users = 0
-        self._buckets = 0
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
             self._start()
@@ -216,48 +208,6 @@ class Gateway:
         }
         admin_request(self.http_url, self._admin, self.region, "PUT", "/admin/user", query)
 
-    def client(self, user: User | None = None, *, url: str | None = None, **options: Any) -> Any:
-        """A boto3 client that acts as this user (the owner when none is named), without retries."""
-        who = user or self.owner
-        return s3_client(url or self.url, who, self.region, self.ca_file, **options)
-
-    def make_bucket(
-        self,
-        kind: BucketKind = "plain",
-        *,
-        owner: User | None = None,
-        lock: tuple[Literal["GOVERNANCE", "COMPLIANCE"], int] | None = None,
-    ) -> Bucket:
-        """A new bucket with a name of its own.
-
-        Args:
-            kind: ``plain``, ``versioned``, or ``locked``: versioned and with Object Lock enabled.
-            owner: The user it belongs to; the gateway's ``owner`` by default.
-            lock: For a locked one, a default retention: the mode and the number of days.
-        """
-        self._buckets += 1
-        who = owner or self.owner
-        client = self.client(who)
-        name = f"{kind}-{self._buckets}-{secrets.token_hex(3)}"
-        client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=kind == "locked")
-        if kind == "versioned":
-            client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-        if lock is not None:
-            rule = {"DefaultRetention": {"Mode": lock[0], "Days": lock[1]}}
-            configuration = {"ObjectLockEnabled": "Enabled", "Rule": rule}
-            client.put_object_lock_configuration(Bucket=name, ObjectLockConfiguration=configuration)
-        return Bucket(name, kind, who, self)
-
-    def credentials_file(self, user: User) -> Path:
-        """An INI file with the user's keys, mode 0600, that the server's system user owns (root reads it, too)."""
-        path = self.folder / "credentials" / f"{user.name}.ini"
-        if not path.exists():
-            path.parent.mkdir(mode=0o755, exist_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(user.ini())
-            self.account.own(path)
-        return path
-
     def log(self) -> str:
         """The end of what the gateway wrote."""
         return self._enclosure.log("gateway")
@@ -269,6 +219,7 @@ class Gateway:
 
     def close(self) -> None:
         """End it at once, and remove all its files. May be called twice."""
+        super().close()
         self._enclosure.close()
         remove_tree(self.folder)
 

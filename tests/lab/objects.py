@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import datetime
 import json
+import secrets
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+
+from .account import ServerAccount
 
 BucketKind = Literal["plain", "versioned", "locked"]
 READ = ("s3:GetObject", "s3:GetObjectVersion", "s3:ListBucket", "s3:ListBucketVersions", "s3:GetBucketVersioning")
@@ -50,21 +54,82 @@ class Version:
     modified: datetime.datetime
 
 
-class Store(Protocol):
-    """What a bucket needs of its store."""
+class ObjectStore:
+    """A store that runs, whichever it is. All attributes are for reading.
 
-    @property
-    def url(self) -> str: ...
+    Attributes:
+        url: The endpoint.
+        ca_file: Certificate of the authority that signed the endpoint's; None without TLS.
+        region: What requests have to be signed for.
+        owner: The user that makes buckets unless another one is named.
+        account: The system user that servers, and commands that they start, run as.
+        folder: The directory of the store's files.
+    """
 
-    @property
-    def ca_file(self) -> Path | None: ...
+    region = "us-east-1"
+    ca_file: Path | None = None
+    url: str
+    owner: User
 
-    @property
-    def region(self) -> str: ...
+    def __init__(self, folder: Path, account: ServerAccount | None = None) -> None:
+        self.folder = folder
+        self.account = account or ServerAccount.discover()
+        self._buckets = 0
+        self._clients: dict[tuple[User, str, str], Any] = {}
+        self._lock = threading.Lock()
 
-    def client(self, user: User | None = None, *, url: str | None = None, **options: Any) -> Any: ...
+    def close(self) -> None:
+        """Close the connections of all clients. May be called twice."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
 
-    def credentials_file(self, user: User) -> Path: ...
+    def client(self, user: User | None = None, *, url: str | None = None, **options: Any) -> Any:
+        """A boto3 client that acts as this user (the owner when none is named), without retries."""
+        who = user or self.owner
+        wanted = (who, url or self.url, json.dumps(options, sort_keys=True))
+        with self._lock:
+            if wanted not in self._clients:
+                self._clients[wanted] = s3_client(wanted[1], who, self.region, self.ca_file, **options)
+            return self._clients[wanted]
+
+    def make_bucket(
+        self,
+        kind: BucketKind = "plain",
+        *,
+        owner: User | None = None,
+        lock: tuple[Literal["GOVERNANCE", "COMPLIANCE"], int] | None = None,
+    ) -> Bucket:
+        """A new bucket with a name of its own.
+
+        Args:
+            kind: ``plain``, ``versioned``, or ``locked``: versioned and with Object Lock enabled.
+            owner: The user it belongs to; the store's ``owner`` by default.
+            lock: For a locked one, a default retention: the mode and the number of days.
+        """
+        self._buckets += 1
+        who = owner or self.owner
+        client = self.client(who)
+        name = f"{kind}-{self._buckets}-{secrets.token_hex(3)}"
+        wanted = {"ObjectLockEnabledForBucket": True} if kind == "locked" else {}
+        client.create_bucket(Bucket=name, **wanted)
+        if kind == "versioned":
+            client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        if lock is not None:
+            rule = {"DefaultRetention": {"Mode": lock[0], "Days": lock[1]}}
+            configuration = {"ObjectLockEnabled": "Enabled", "Rule": rule}
+            client.put_object_lock_configuration(Bucket=name, ObjectLockConfiguration=configuration)
+        return Bucket(name, kind, who, self)
+
+    def credentials_file(self, user: User) -> Path:
+        """An INI file with the user's keys, mode 0600, that the server's system user owns (root reads it, too)."""
+        path = self.folder / "credentials" / f"{user.name}.ini"
+        if not path.exists():
+            path.parent.mkdir(mode=0o755, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(user.ini())
+            self.account.own(path)
+        return path
 
 
 def s3_client(url: str, user: User, region: str, ca_file: Path | None, **options: Any) -> Any:
@@ -106,7 +171,7 @@ class Bucket:
     name: str
     kind: BucketKind
     owner: User
-    store: Store
+    store: ObjectStore
 
     @property
     def client(self) -> Any:

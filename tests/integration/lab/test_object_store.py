@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from tests.lab import Lab, wait_until
 from tests.lab.ceph import KMS_KEY, Gateway
 from tests.lab.cleanup import lab_processes
+from tests.lab.moto import MotoServer
 from tests.lab.objects import READ, User
 from tests.lab.workspace import CHECKOUT
 
@@ -181,3 +182,12 @@ def test_nothing_is_left_when_the_owner_is_killed(lab: Lab, s3: Gateway) -> None
             process.send_signal(signal.SIGKILL)
             process.wait()
         wait_until(lambda: not lab_processes(workspace.path), "the end of the gateway")
+
+
+def test_the_imitation_creates_once(moto_server: MotoServer) -> None:
+    bucket = moto_server.make_bucket("versioned")
+    bucket.write("key", b"content")
+    with pytest.raises(ClientError) as refused:
+        bucket.client.put_object(Bucket=bucket.name, Key="key", Body=b"other", IfNoneMatch="*")
+    assert code(refused) == "PreconditionFailed"
+    assert bucket.read("key") == b"content"

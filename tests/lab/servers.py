@@ -1,0 +1,21 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures: object stores beside the real one of ``tests/conftest.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .moto import MotoServer
+from .workspace import Lab
+
+
+@pytest.fixture(scope="session")
+def moto_server(lab: Lab) -> Iterator[MotoServer]:
+    """A quick imitation of S3 that checks neither secrets nor integrity; shared by this session."""
+    server = MotoServer(lab.path / "moto", lab.account)
+    yield server
+    server.close()
