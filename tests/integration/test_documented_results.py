@@ -27,6 +27,7 @@ COMMANDS = [
     ["list"],
     ["info", "--latest", "main"],
     ["status"],
+    ["capacity"],
     ["verify", "--level", "presence"],
     ["verify", "--level", "restore"],
     ["restore", "main", "--dry-run", "--target"],

@@ -70,6 +70,12 @@ def _status() -> CommandModule:
     return status
 
 
+def _capacity() -> CommandModule:
+    from . import capacity
+
+    return capacity
+
+
 def _verify() -> CommandModule:
     from . import verify
 
@@ -126,6 +132,7 @@ COMMANDS: t.Final = {
         Command("list", "list backups", _list),
         Command("info", "show one backup", _info),
         Command("status", "show how well each source is backed up, and the locations", _status),
+        Command("capacity", "show what lies where, when a location is full, and what it costs", _capacity),
         Command("verify", "prove that backups can be restored", _verify),
         Command("restore", "restore a cluster, to its latest state or to a point in time", _restore),
         Command("prune", "delete what retention does not keep", _prune),

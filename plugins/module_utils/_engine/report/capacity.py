@@ -1,0 +1,232 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How much lies where, how fast it grows, when it is full, and what it costs: ``cryobackup capacity``."""
+
+from __future__ import annotations
+
+import datetime as dt
+import typing as t
+
+from .. import retention
+from ..errors import LocationError
+from ..prune import candidate
+from ..prune_preview import plan_now, stays
+from ..repository import holdings as hd
+from ..repository.model import pack_names
+from . import cost
+from . import forecast as fc
+from .backups import Fields, location_state
+
+if t.TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ..config import Config
+    from ..config.locations import LocationConfig
+    from ..repository.catalog import BackupRecord, Catalog
+    from ..repository.repository import Repository
+    from ..storage.base import Location
+
+SOON: t.Final = dt.timedelta(days=30)
+_RECENT: t.Final = dt.timedelta(days=7)
+_DAY: t.Final = dt.timedelta(days=1)
+
+
+def capacity(config: Config, repository: Repository, catalog: Catalog, now: dt.datetime) -> Fields:
+    """Counts what lies in every location that answers. ``now`` is aware. Changes nothing.
+
+    A location that fails is noted in ``repository.lost``.
+    """
+    view = _View(config, repository, catalog, now)
+    locations = {name: view.location(name) for name in config.repository.locations}
+    return {
+        "repository_id": repository.id,
+        "checked_at": now.isoformat(),
+        "sources": view.sources(),
+        "locations": locations,
+        "attention": [f"location {name}: {text}" for name, each in locations.items() for text in _worries(each, now)],
+    }
+
+
+class _View:
+    """What is the same for all locations."""
+
+    def __init__(self, config: Config, repository: Repository, catalog: Catalog, now: dt.datetime) -> None:
+        self._config = config
+        self._repository = repository
+        self._catalog = catalog
+        self._now = now
+        self._plan = plan_now(repository, catalog, config.retention, now)
+        required = {location.name for location in repository.locations if location.required}
+        past = [fc.Past(candidate(backup, required), backup.pack_owners) for backup in catalog.backups]
+        packs = {backup.id: len(backup.header.packs) for backup in catalog.backups}
+        self._series = fc.series(past, packs, now)
+        self._steps = list(fc.play(past, self._series, config.retention, now))
+
+    def sources(self) -> Fields:
+        """By source and kind; ``bytes_source`` is what all of its backups would take as they are."""
+        names = dict.fromkeys(backup.source for backup in self._catalog.backups)
+        return {name: _by_kind(self._catalog.of(name)) for name in names}
+
+    def location(self, name: str) -> Fields:
+        configured = self._config.repository.locations[name]
+        location = next((each for each in self._repository.locations if each.name == name), None)
+        counted: Fields = {}
+        if location is not None:
+            try:
+                counted = self._count(location, configured)
+            except LocationError as error:
+                self._repository.lost[name] = error
+        return {
+            "type": configured.type,
+            "where": configured.where,
+            "required": configured.required,
+            **location_state(self._repository, name),
+            **counted,
+        }
+
+    def _count(self, location: Location, configured: LocationConfig) -> Fields:
+        found = hd.count(location, stays(self._repository, location, self._catalog, self._plan))
+        room = hd.room(location, configured.quota, found.bytes)
+        clock = dt.datetime.fromtimestamp(location.now(), dt.UTC)
+        wal = {system: _wal(heap, clock) for system, heap in found.wal.items()}
+        backups = [backup for backup in self._catalog.backups if location.name in backup.locations]
+        per_day = sum(each.per_day for each in self._series) + sum(each.per_day for each in wal.values())
+        forecast = fc.forecast(
+            self._place(found, wal),
+            self._steps,
+            room=room.left,
+            per_day=per_day,
+            history=self._history(found, backups, clock),
+            now=self._now,
+        )
+        return {
+            "bytes_used": found.bytes,
+            "objects": found.objects,
+            "bytes_free": room.free,
+            "bytes_total": room.total,
+            "quota": configured.quota,
+            "bytes_room": room.left,
+            "bytes_prunable": found.prunable.bytes,
+            "packs": {"objects": _objects(found.packs), "bytes": _bytes(found.packs)},
+            "wal": {"objects": _objects(found.wal), "bytes": _bytes(found.wal)},
+            "ratio": _ratio(sum(backup.header.totals.bytes_source for backup in backups), _bytes(found.packs)),
+            "bytes_written_per_day": round(per_day),
+            "bytes_growth_per_day": None if forecast.growth_per_day is None else round(forecast.growth_per_day),
+            "forecast": _forecast(forecast),
+            "costs": self._costs(configured, found, backups, clock),
+        }
+
+    def _place(self, found: hd.Holdings, wal: Mapping[int, fc.Wal]) -> fc.Place:
+        known = {backup.id for backup in self._catalog.backups}
+        packs = {owner: heap.bytes for owner, heap in found.packs.items() if owner in known}
+        unknown = sum(heap.bytes for owner, heap in found.packs.items() if owner not in known)
+        return fc.Place(packs, wal, found.manifests.bytes + found.other.bytes + unknown)
+
+    def _history(self, found: hd.Holdings, backups: Sequence[BackupRecord], clock: dt.datetime) -> dt.timedelta:
+        oldest = [self._now - backup.finished for backup in backups]
+        oldest += [clock - _moment(heap.first) for heap in found.wal.values() if heap.first is not None]
+        return max(oldest, default=dt.timedelta())
+
+    def _costs(
+        self, configured: LocationConfig, found: hd.Holdings, backups: Sequence[BackupRecord], clock: dt.datetime
+    ) -> Fields | None:
+        daily = cost.Traffic()
+        for each in self._series:
+            daily += cost.of_backup(each.objects, each.stored).times(_DAY / each.every)
+        for heap in found.wal.values():
+            objects, _unused, days = _recently(heap, clock)
+            daily += cost.of_wal(objects / days)
+        estimated = cost.estimate(configured.prices, found.bytes, daily, _restore(backups, found))
+        if estimated is None:
+            return None
+        return {
+            "currency": estimated.currency,
+            "storage_month": round(estimated.storage_month, 4),
+            "requests_month": round(estimated.requests_month, 4),
+            "month": round(estimated.month, 4),
+            "restore": round(estimated.restore, 4),
+        }
+
+
+def _by_kind(backups: Sequence[BackupRecord]) -> Fields:
+    kinds: Fields = {}
+    for backup in backups:
+        entry = kinds.setdefault(backup.header.kind, {"backups": 0, "bytes_source": 0, "bytes_stored": 0})
+        entry["backups"] += 1
+        entry["bytes_source"] += backup.header.totals.bytes_source
+        entry["bytes_stored"] += backup.header.stored_bytes_own
+    source = sum(entry["bytes_source"] for entry in kinds.values())
+    stored = sum(entry["bytes_stored"] for entry in kinds.values())
+    return {"kinds": kinds, "bytes_source": source, "bytes_stored": stored, "ratio": _ratio(source, stored)}
+
+
+def _ratio(source: int, stored: int) -> float | None:
+    return round(source / stored, 2) if stored else None
+
+
+def _recently(heap: hd.WalHeap, clock: dt.datetime) -> tuple[int, int, float]:
+    """Objects and bytes that came in the last days, and how many days those are."""
+    if heap.first is None:
+        return 0, 0, 1.0
+    since = max(clock - _RECENT, min(_moment(heap.first), clock - _DAY))
+    first_day = int(since.timestamp() // hd.DAY_SECONDS)
+    recent = [each for day, each in heap.days.items() if day >= first_day]
+    # Days of the calendar, as it is counted by them.
+    days = (clock.timestamp() - first_day * hd.DAY_SECONDS) / hd.DAY_SECONDS
+    return sum(each.objects for each in recent), sum(each.bytes for each in recent), max(days, 1.0)
+
+
+def _wal(heap: hd.WalHeap, clock: dt.datetime) -> fc.Wal:
+    _unused, recent, days = _recently(heap, clock)
+    return fc.Wal({day: each.bytes for day, each in heap.days.items()}, recent / days)
+
+
+def _moment(seconds: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC)
+
+
+def _restore(backups: Sequence[BackupRecord], found: hd.Holdings) -> cost.Traffic:
+    """Of the newest backup of a cluster, and of all WAL since then."""
+    newest = next((backup for backup in reversed(backups) if backup.header.kind in retention.PHYSICAL), None)
+    if newest is None or newest.header.postgres is None:
+        return cost.Traffic()
+    sizes = [size for size, _digest in pack_names(newest.header).values()]
+    heap = found.wal.get(int(newest.header.postgres.system_identifier), hd.WalHeap())
+    first_day = int(newest.started.timestamp() // hd.DAY_SECONDS)
+    since = [each for day, each in heap.days.items() if day >= first_day]
+    return cost.of_restore(sizes, sum(each.objects for each in since), sum(each.bytes for each in since))
+
+
+def _forecast(found: fc.Forecast) -> Fields:
+    return {
+        "state": found.state,
+        "full_at": _text(found.full_at),
+        "full_at_without_prune": _text(found.full_at_unpruned),
+        "until": _text(found.until),
+        "bytes_peak": found.peak,
+        "reason": found.why or None,
+    }
+
+
+def _text(moment: dt.datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="seconds")
+
+
+def _objects(heaps: Mapping[t.Any, hd.Heap]) -> int:
+    return sum(heap.objects for heap in heaps.values())
+
+
+def _bytes(heaps: Mapping[t.Any, hd.Heap]) -> int:
+    return sum(heap.bytes for heap in heaps.values())
+
+
+def _worries(location: Fields, now: dt.datetime) -> Iterator[str]:
+    if not location["ok"]:
+        yield location["error"]["message"]
+        return
+    forecast = location["forecast"]
+    if forecast["state"] == "full":
+        yield "it is full" if location["quota"] is None else "its quota is used up, or it is full"
+    elif forecast["full_at"] is not None and dt.datetime.fromisoformat(forecast["full_at"]) <= now + SOON:
+        yield f"it is full on {forecast['full_at'][:10]} if all goes on as it is"
