@@ -1,7 +1,7 @@
 # Copyright (c) 2026, CryoProtect Backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryobackup key``: create, show, print and import keys.
+"""``cryobackup key``: create, show, print, import, export, rotate and recover keys.
 
 No key is ever part of a result. The recovery kit goes to a file that only its owner can read, or,
 when a person asks for it, to standard output: for a printer.
@@ -16,9 +16,11 @@ import typing as t
 from pathlib import Path
 
 from ..errors import KeyFileError
+from . import _key_recipient, _key_rotate
 from ._frame import Outcome
+from ._keys import keys_table, shown
 from ._parser import UsageError
-from ._text import format_table, format_time
+from ._text import format_time
 
 if t.TYPE_CHECKING:
     import argparse
@@ -38,20 +40,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="show which keys there are, by their fingerprints")
     kit = actions.add_parser("kit", help="the recovery kit: all keys on a sheet of paper")
     kit.add_argument("--output", metavar="FILE", type=Path, help="a new file (default: standard output)")
-    imported = actions.add_parser("import", help="make key files from a recovery kit")
-    imported.add_argument("kit", metavar="FILE", nargs="?", default="-", help="the typed kit (default: standard input)")
+    kit.add_argument("--from-epoch", metavar="N", type=int, default=1, help="without the epochs before N")
+    imported = actions.add_parser("import", help="add the keys of a recovery kit or of an export to the key files")
+    imported.add_argument(
+        "kit", metavar="FILE", nargs="?", default="-", help="a typed kit, key files or their directory (default: stdin)"
+    )
     imported.add_argument(
         "--without-identity",
         action="store_true",
         help="leave the identity out: this host shall make backups and not be able to read them",
     )
-    for action in (create, show, kit, imported):
+    export = actions.add_parser("export", help="what a host gets that makes backups and cannot read them")
+    export.add_argument("--writer", metavar="DIR", type=Path, required=True, help="a new directory for the key files")
+    export.add_argument(
+        "--from-epoch", metavar="N", type=int, default=1, help="so that it cannot list what was written before epoch N"
+    )
+    protect = actions.add_parser("protect", help="put the identity under a passphrase")
+    protect.add_argument("--replace", action="store_true", help="give up the passphrase that it has already")
+    unlock = actions.add_parser("unlock", help="make data.identity of what is under a passphrase, for a restore")
+    for action in (protect, unlock):
+        _key_recipient.add_passphrase_file(action)
+    for action in (create, show, kit, imported, export, protect, unlock):
         action.add_argument(
             "--directory", metavar="DIR", type=Path, help="the key directory (default: that of the configuration)"
         )
+    _key_rotate.add_arguments(actions)
+    _key_recipient.add_arguments(actions)
 
 
 def run(args: argparse.Namespace, context: Context) -> Outcome:
+    match args.action:
+        case "rotate":
+            return _key_rotate.rotate(args, context)
+        case "recover":
+            return _key_rotate.recover(args, context)
+        case "recipient":
+            return _key_recipient.run(args, context)
     if args.directory is None:
         repository = context.config.repository
         directory, locations = repository.keys, repository.locations
@@ -61,9 +85,15 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
         case "create":
             return _create(directory)
         case "kit":
-            return _kit(directory, locations.values(), args.output, context)
+            return _kit(directory, locations.values(), args.output, args.from_epoch, context)
         case "import":
             return _import(directory, args.kit, context, without_identity=args.without_identity)
+        case "export":
+            return _export(directory, args.writer.absolute(), args.from_epoch)
+        case "protect":
+            return _protect(directory, args.passphrase_file, replace=args.replace)
+        case "unlock":
+            return _unlock(directory, args.passphrase_file)
     return _show(directory)
 
 
@@ -76,21 +106,30 @@ def _create(directory: Path) -> Outcome:
 
 
 def _show(directory: Path) -> Outcome:
+    from ..crypto.keys import LOCKED_IDENTITY, KeyRing
+    from ..crypto.protection import locked_epochs
+
+    outcome = _outcome(directory, KeyRing.load(directory).keys, changed=False)
+    locked = locked_epochs(directory)
+    text = str(outcome.text)
+    if locked:
+        epochs = ", ".join(map(str, locked))
+        text += f"\nThe identity of epoch {epochs} is under a passphrase, in {directory / LOCKED_IDENTITY}."
+    return dataclasses.replace(outcome, result={**outcome.result, "locked_epochs": locked}, text=text)
+
+
+def _kit(
+    directory: Path, locations: Iterable[LocationConfig], output: Path | None, from_epoch: int, context: Context
+) -> Outcome:
     from ..crypto.keys import KeyRing
-
-    return _outcome(directory, KeyRing.load(directory).keys, changed=False)
-
-
-def _kit(directory: Path, locations: Iterable[LocationConfig], output: Path | None, context: Context) -> Outcome:
-    from ..crypto.keys import KeyRing
-    from ..crypto.recovery_kit import write_kit
+    from ..crypto.recovery_kit import kit_keys, write_kit
 
     if output is None and context.json:
         raise UsageError(
             "a recovery kit is not printed as JSON: it would end in a log",
             hint="Give --output FILE, or leave --json out.",
         )
-    keys = KeyRing.load(directory, need_identity=True).keys
+    keys = kit_keys(KeyRing.load(directory, need_identity=True), from_epoch)
     where = [f"{location.name}: {location.where}" for location in locations]
     kit = write_kit(keys, where, format_time(context.now()))
     if output is None:
@@ -102,40 +141,83 @@ def _kit(directory: Path, locations: Iterable[LocationConfig], output: Path | No
 
 
 def _import(directory: Path, kit: str, context: Context, *, without_identity: bool) -> Outcome:
-    from ..crypto.key_import import add_keys
-    from ..crypto.recovery_kit import read_kit
+    from ..crypto.key_store import add_keys
 
     if kit == "-" and sys.stdin is not None and sys.stdin.isatty():
         context.reporter.note("Type the recovery kit as it is printed, then press Ctrl-D on an empty line.")
-    keys = read_kit(_read_kit(kit))
+    keys = _keys_in(kit)
     if without_identity:
         keys = [key for key in keys if key.role != "identity"]
     return _outcome(directory, keys, changed=bool(add_keys(directory, keys)))
 
 
-def _outcome(directory: Path, keys: Iterable[Key], *, changed: bool) -> Outcome:
-    from ..crypto.keys import FILES
+def _keys_in(kit: str) -> list[Key]:
+    """Of a recovery kit, of a file with key lines, or of a directory with key files."""
+    from ..crypto.keys import FILE_OF, KeyRing, parse_lines
+    from ..crypto.recovery_kit import read_kit
 
+    if kit != "-" and Path(kit).is_dir():
+        return KeyRing.load(Path(kit)).keys
+    text = _read_kit(kit)
+    if not any(line.startswith("cryo-") for line in text.splitlines()):
+        return read_kit(text)
+    keys = parse_lines(text, kit)
+    if not all(key.role in FILE_OF for key in keys):
+        raise KeyFileError(f"{kit} is not a key file", hint="Name a file or a directory that `key export` wrote.")
+    return keys
+
+
+def _export(directory: Path, target: Path, from_epoch: int) -> Outcome:
+    from ..crypto.key_store import writer_keys
+    from ..crypto.keys import KeyRing, write_keys
+
+    keys = writer_keys(KeyRing.load(directory), from_epoch)
+    write_keys(target, keys)
+    outcome = _outcome(target, keys, changed=True)
+    text = (
+        f"{target} has the keys of a host that makes backups. Bring it there, and there run\n"
+        "    cryobackup key import DIR\n"
+        "Then delete it here: its catalog key is a secret."
+    )
+    return dataclasses.replace(outcome, text=f"{outcome.text}\n{text}")
+
+
+def _protect(directory: Path, passphrase_file: Path | None, *, replace: bool) -> Outcome:
+    from ..crypto.keys import KeyRing
+    from ..crypto.protection import locked_epochs, protect
+    from ._passphrase import read_passphrase
+
+    keys = KeyRing.load(directory)
+    changed = False
+    if keys.has_identity or not locked_epochs(directory):
+        passphrase = read_passphrase(passphrase_file, "the identity", new=replace or not locked_epochs(directory))
+        changed = protect(directory, passphrase, replace=replace)
+    result = _show(directory)
+    hint = "\nWithout the passphrase only the recovery kit and other recipients bring the identity back."
+    return dataclasses.replace(result, result={**result.result, "changed": changed}, text=f"{result.text}{hint}")
+
+
+def _unlock(directory: Path, passphrase_file: Path | None) -> Outcome:
+    from ..crypto.protection import unlock_identity
+    from ._passphrase import read_passphrase
+
+    changed = unlock_identity(directory, read_passphrase(passphrase_file, "the identity"))
+    result = _show(directory)
+    hint = "\nIt can be read now. `cryobackup key protect` when the work is done."
+    return dataclasses.replace(result, result={**result.result, "changed": changed}, text=f"{result.text}{hint}")
+
+
+def _outcome(directory: Path, keys: Iterable[Key], *, changed: bool) -> Outcome:
     keys = list(keys)
-    shown = [
-        {
-            "role": key.role,
-            "epoch": key.epoch,
-            "fingerprint": key.fingerprint(),
-            "file": str(directory / FILES[key.role]),
-        }
-        for key in keys
-    ]
+    rows = shown(keys, directory)
     result = {
         "changed": changed,
         "repository_id": keys[0].repository,
         "directory": str(directory),
         "has_identity": any(key.role == "identity" for key in keys),
-        "keys": shown,
+        "keys": rows,
     }
-    rows = [(str(key["role"]), str(key["epoch"]), str(key["fingerprint"]), str(key["file"])) for key in shown]
-    table = format_table(("KEY", "EPOCH", "FINGERPRINT", "FILE"), rows)
-    return Outcome(result, text=f"repository {keys[0].repository}\n{table}")
+    return Outcome(result, text=f"repository {keys[0].repository}\n{keys_table(rows)}")
 
 
 def _read_kit(kit: str) -> str:

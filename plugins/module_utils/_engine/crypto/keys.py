@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import dataclasses
 import hashlib
@@ -18,9 +16,15 @@ import typing as t
 
 from ..errors import KeyFileError
 from . import suite
+from .lines import check_of, from_base64, make_line, to_base64
 
-ROLES: t.Final = {"catalog": 32, "public": 1216, "identity": 96, "check": 32}
+ROLES: t.Final = {"catalog": 32, "digest": 32, "public": 1216, "identity": 96, "check": 32}
 FILES: t.Final = {"catalog": "catalog.key", "public": "data.pub", "identity": "data.identity"}
+FILE_OF: t.Final = {**FILES, "digest": FILES["catalog"]}
+"""The file in which a key of that role stands."""
+LOCKED_IDENTITY: t.Final = "data.identity.locked"
+FINGERPRINT_CONTEXT: t.Final = b"cryobackup/1 fingerprint"
+MAX_EPOCH: t.Final = 10**9 - 1
 _LINE = re.compile(r"cryo-([a-z]+)-1 ([0-9a-f]{32}) ([1-9][0-9]{0,8}) ([A-Za-z0-9+/=]+) ([0-9a-f]{8})")
 
 
@@ -34,17 +38,22 @@ class Key:
     material: bytes = dataclasses.field(repr=False)
 
     def line(self) -> str:
-        body = f"cryo-{self.role}-1 {self.repository} {self.epoch} {base64.b64encode(self.material).decode()}"
-        return f"{body} {_check(body)}"
+        return make_line(self.role, self.repository, str(self.epoch), to_base64(self.material))
 
     def fingerprint(self) -> str:
         """Names the key without telling anything about it."""
-        digest = hashlib.sha256(b"cryobackup/1 fingerprint" + self.line().encode()).hexdigest()
-        return "-".join(digest[at : at + 4] for at in range(0, 16, 4))
+        return fingerprint_of(self.line())
 
 
-def _check(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()[:8]
+def line_digest(line: str) -> bytes:
+    """What fingerprints are the beginning of, 32 bytes."""
+    return hashlib.sha256(FINGERPRINT_CONTEXT + line.encode()).digest()
+
+
+def fingerprint_of(line: str, digits: int = 16) -> str:
+    """Groups of four hex digits."""
+    digest = line_digest(line).hex()
+    return "-".join(digest[at : at + 4] for at in range(0, digits, 4))
 
 
 def parse_line(text: str, where: str) -> Key:
@@ -55,15 +64,12 @@ def parse_line(text: str, where: str) -> Key:
             f"{where}: this is not a key line", hint="A key line begins with `cryo-` and has five parts."
         )
     role, repository, epoch, encoded, check = match.groups()
-    if _check(f"cryo-{role}-1 {repository} {epoch} {encoded}") != check:
+    if check_of(f"cryo-{role}-1 {repository} {epoch} {encoded}") != check:
         raise KeyFileError(
             f"{where}: the check at the end of the line does not fit",
             hint="A character was lost or mistyped. Compare the line with the recovery kit.",
         )
-    try:
-        material = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
-        raise KeyFileError(f"{where}: the key is not base64") from error
+    material = from_base64(encoded, where)
     if len(material) != ROLES.get(role, -1):
         raise KeyFileError(f"{where}: unknown or incomplete key of role {role!r}")
     return Key(role, repository, int(epoch), material)
@@ -96,7 +102,7 @@ class KeyRing:
         self._check_pairs()
         self.repository_id = next(iter(repositories))
         self.repository = bytes.fromhex(self.repository_id)
-        self.digest_key = suite.digest_key(self.catalog(1), self.repository)
+        self.digest_key = self._digest_key()
         self._header_keys: dict[int, bytes] = {}
 
     @classmethod
@@ -109,6 +115,12 @@ class KeyRing:
             )
         ring = cls(read_keys(directory), str(directory))
         if need_identity and not ring.has_identity:
+            if _exists(directory / LOCKED_IDENTITY):
+                raise KeyFileError(
+                    f"the identity is locked with a passphrase ({directory / LOCKED_IDENTITY}), and reading needs it",
+                    hint="Run `cryobackup key unlock` first, and `cryobackup key protect` when the work is done.",
+                    id="identity-locked",
+                )
             raise KeyFileError(
                 f"{directory / FILES['identity']} is not there, and reading backups needs it",
                 hint="Run this where the identity is kept, or bring it here from the recovery kit.",
@@ -124,6 +136,15 @@ class KeyRing:
                     f"{self._where}: {FILES['identity']} and {FILES['public']} of epoch {epoch} are no pair",
                     hint="One of them is of another key set: such backups could not be read. Nothing was done.",
                 )
+
+    def _digest_key(self) -> bytes:
+        given = self._keys.get(("digest", 1))
+        if ("catalog", 1) not in self._keys and given is not None:
+            return given.material
+        derived = suite.digest_key(self.catalog(1), self.repository)
+        if given is not None and given.material != derived:
+            raise KeyFileError(f"{self._where}: the digest line in {FILES['catalog']} is of another repository")
+        return derived
 
     def published(self, epoch: int) -> str:
         """The text of ``keys/<epoch>.pub`` in the repository."""
@@ -166,9 +187,21 @@ class KeyRing:
 
     @property
     def epoch(self) -> int:
-        """The epoch that writers use: the highest of the public keys, or else of the catalog keys."""
-        public = [epoch for role, epoch in self._keys if role == "public"]
-        return max(public or [epoch for role, epoch in self._keys if role == "catalog"])
+        """The epoch that writers use: the highest with public and catalog key, or else of the catalog keys."""
+        catalog, public = self.epochs("catalog"), self.epochs("public")
+        return max(catalog & public or catalog)
+
+    def epochs(self, role: str) -> set[int]:
+        """The epochs of which there is a key of that role."""
+        return {epoch for of_role, epoch in self._keys if of_role == role}
+
+    def key(self, role: str, epoch: int) -> Key:
+        """Raises KeyFileError when it is not there."""
+        return Key(role, self.repository_id, epoch, self._material(role, epoch))
+
+    def digest_line(self) -> Key:
+        """The digest key as a key of its own, for who shall not have the catalog key of epoch 1."""
+        return Key("digest", self.repository_id, 1, self.digest_key)
 
     def catalog(self, epoch: int) -> bytes:
         return self._material("catalog", epoch)
@@ -189,7 +222,9 @@ class KeyRing:
         if key is None:
             raise KeyFileError(
                 f"{self._where}: {FILES[role]} has no key of epoch {epoch}",
-                hint="Bring the line of that epoch from the recovery kit or from a host that has it.",
+                hint="Bring the line of that epoch: `cryobackup key import` (a recovery kit, or what `cryobackup key "
+                "export` wrote) or `cryobackup key recover`.",
+                id="no-epoch-key",
             )
         return key.material
 
@@ -199,9 +234,9 @@ def read_keys(directory: pathlib.Path) -> list[Key]:
     keys: list[Key] = []
     for role, name in FILES.items():
         path = directory / name
-        text = _read(path, secret=role != "public")
+        text = read_file(path, secret=role != "public")
         for key in parse_lines(text, str(path)) if text is not None else []:
-            if key.role != role:
+            if FILE_OF.get(key.role) != name:
                 raise KeyFileError(f"{path} holds a key of role {key.role!r}, expected {role!r}")
             keys.append(key)
     return keys
@@ -223,11 +258,11 @@ def new_keys(repository_id: str, epoch: int = 1) -> list[Key]:
 
 def write_keys(directory: pathlib.Path, keys: t.Iterable[Key]) -> list[pathlib.Path]:
     """Write key files, durable on return. Never overwrites one: raises KeyFileError, with nothing written."""
-    by_role = {role: sorted((key for key in keys if key.role == role), key=lambda key: key.epoch) for role in FILES}
+    by_file = {name: [key for key in sorted_keys(keys) if FILE_OF.get(key.role) == name] for name in FILES.values()}
     texts = {
-        directory / FILES[role]: "\n".join([_COMMENT[role], *(key.line() for key in of_role), ""])
-        for role, of_role in by_role.items()
-        if of_role
+        directory / name: "\n".join([COMMENTS[name], *(key.line() for key in of_file), ""])
+        for name, of_file in by_file.items()
+        if of_file
     }
     try:
         for path in key_files(directory):
@@ -235,8 +270,8 @@ def write_keys(directory: pathlib.Path, keys: t.Iterable[Key]) -> list[pathlib.P
                 raise FileExistsError(None, None, str(path))
         _make_directory(directory)
         for path, text in texts.items():
-            _write_new(path, text, 0o444 if path.name == FILES["public"] else 0o400)
-        _sync_directory(directory)
+            write_new(path, text, file_mode(path.name))
+        sync_directory(directory)
     except FileExistsError as error:
         raise KeyFileError(
             f"{error.filename} exists already",
@@ -247,10 +282,19 @@ def write_keys(directory: pathlib.Path, keys: t.Iterable[Key]) -> list[pathlib.P
     return list(texts)
 
 
-_COMMENT = {
-    "catalog": "# CryoProtect Backup: catalog key. Secret. Needed to write and to read backups.",
-    "public": "# CryoProtect Backup: data public key. Not secret. Needed to write backups.",
-    "identity": "# CryoProtect Backup: data identity. Secret. Whoever has it and the catalog key reads every backup.",
+def sorted_keys(keys: t.Iterable[Key]) -> list[Key]:
+    """In the order in which they stand in files: by epoch; the digest line, if there is one, last."""
+    return sorted(keys, key=lambda key: (key.role == "digest", key.epoch))
+
+
+def file_mode(name: str) -> int:
+    return 0o444 if name == FILES["public"] else 0o400
+
+
+COMMENTS: t.Final = {
+    "catalog.key": "# CryoProtect Backup: catalog key. Secret. Needed to write and to read backups.",
+    "data.pub": "# CryoProtect Backup: data public key. Not secret. Needed to write backups.",
+    "data.identity": "# CryoProtect Backup: data identity. Secret. With the catalog key it reads every backup.",
 }
 
 
@@ -270,10 +314,10 @@ def _make_directory(directory: pathlib.Path) -> None:
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     for path in reversed(missing):
         path.mkdir(mode=0o700 if path == directory else 0o755)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
-def _sync_directory(directory: pathlib.Path) -> None:
+def sync_directory(directory: pathlib.Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -281,11 +325,13 @@ def _sync_directory(directory: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def _write_new(path: pathlib.Path, text: str, mode: int) -> None:
+def write_new(path: pathlib.Path, text: str, mode: int) -> None:
+    """A new file, its content durable on return, its name after ``sync_directory``. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        os.write(descriptor, text.encode())
+        with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
+            file.write(text)
         os.fsync(descriptor)
         os.link(temporary, path)
     finally:
@@ -294,7 +340,7 @@ def _write_new(path: pathlib.Path, text: str, mode: int) -> None:
             os.unlink(temporary)
 
 
-def _read(path: pathlib.Path, *, secret: bool) -> str | None:
+def read_file(path: pathlib.Path, *, secret: bool) -> str | None:
     """None when there is no such file. Secrets must not be readable by group or others."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -302,7 +348,7 @@ def _read(path: pathlib.Path, *, secret: bool) -> str | None:
         return None
     except OSError as error:
         raise _cannot_read(path, error) from error
-    with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
+    with os.fdopen(descriptor, encoding="utf-8", errors="surrogateescape") as file:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         if secret and mode & 0o077:
             raise KeyFileError(

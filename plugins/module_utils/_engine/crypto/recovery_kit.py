@@ -19,12 +19,23 @@ import typing as t
 
 from ..errors import KeyFileError
 from . import suite
-from .keys import ROLES, Key
+from .keys import ROLES, Key, KeyRing
 
-_ROW = re.compile(r"(CATALOG|IDENTITY)-([1-9][0-9]*) ROW ([0-9]+) OF ([0-9]+): ([A-Z2-7 ]+) / ([A-Z2-7]{3})")
+_ROW = re.compile(r"(CATALOG|DIGEST|IDENTITY)-([1-9][0-9]*) ROW ([0-9]+) OF ([0-9]+): ([A-Z2-7 ]+) / ([A-Z2-7]{3})")
 _REPOSITORY = re.compile(r"^repository:\s*([0-9a-f]{32})\s*$", re.MULTILINE | re.IGNORECASE)
-_PRINTED = ("catalog", "identity")
+_PRINTED = ("catalog", "digest", "identity")
 _ROW_CHARACTERS = 25
+
+
+def kit_keys(keys: KeyRing, from_epoch: int = 1) -> list[Key]:
+    """What belongs on the sheet: catalog key and identity of every epoch from ``from_epoch`` on.
+
+    Raises KeyFileError, id ``no-epoch-key``, when one of the two is missing of an epoch: half a kit in a safe would be
+    a nasty surprise.
+    """
+    epochs = sorted(epoch for epoch in keys.epochs("catalog") | keys.epochs("identity") if epoch >= from_epoch)
+    found = [keys.key(role, epoch) for epoch in epochs or [from_epoch] for role in ("catalog", "identity")]
+    return found if 1 in epochs else [*found, keys.digest_line()]
 
 
 def write_kit(keys: t.Iterable[Key], locations: t.Iterable[str], printed_at: str) -> str:
@@ -39,8 +50,10 @@ def write_kit(keys: t.Iterable[Key], locations: t.Iterable[str], printed_at: str
         f"printed:    {printed_at}",
         *[f"location:   {location}" for location in locations],
     ]
-    for key in keys:
-        lines += ["", *_rows(key)]
+    for number, key in enumerate(keys):
+        if not number or key.epoch != keys[number - 1].epoch:
+            lines.append("")
+        lines += _rows(key)
     lines += [
         "",
         "To get back: install CryoProtect Backup on any machine, write a configuration that names the location,",

@@ -11,7 +11,7 @@ import typing as t
 from ..errors import DamageError
 
 if t.TYPE_CHECKING:
-    from cryptography.hazmat.primitives.hpke import Suite
+    from cryptography.hazmat.primitives.hpke import MLKEM768X25519PublicKey, Suite
 
     from ..storage.base import Buffer
 
@@ -79,35 +79,95 @@ def public_of(identity: bytes) -> bytes:
     return lattice.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw()
 
 
+def is_public_key(public: bytes) -> bool:
+    """Whether something can be sealed to it."""
+    try:
+        wrap(b"", public, b"", b"")
+    except ValueError:
+        return False
+    return True
+
+
 def seal(data_key: bytes, public: bytes, repository: bytes, name: bytes) -> bytes:
     """The data key, so that only the identity opens it. About 100 µs."""
-    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-    from cryptography.hazmat.primitives.hpke import MLKEM768X25519PublicKey
-
-    recipient = MLKEM768X25519PublicKey(
-        MLKEM768PublicKey.from_public_bytes(public[:1184]), X25519PublicKey.from_public_bytes(public[1184:])
-    )
-    return _hpke().encrypt(data_key, recipient, _CONTEXT + b"seal" + repository + name)
+    return _hpke().encrypt(data_key, _public_key(public), _CONTEXT + b"seal" + repository + name)
 
 
 def unseal(sealed: bytes, identity: bytes, repository: bytes, name: bytes) -> bytes:
     """Raises DamageError when this identity does not open it, or it is not what was sealed."""
+    data_key = _hpke_open(sealed, identity, _CONTEXT + b"seal" + repository + name)
+    if data_key is None:
+        raise DamageError(
+            f"object {name.decode()!r}: its key does not open with this identity",
+            hint="Either the identity is of another key pair, or the object's header is damaged.",
+        )
+    return data_key
+
+
+def wrap(keys: bytes, recipient: bytes, repository: bytes, name: bytes) -> bytes:
+    """The secrets of epochs, so that only the recipient's opener opens them. ``name``: that of the wrap."""
+    return _hpke().encrypt(keys, _public_key(recipient), _CONTEXT + b"wrap" + repository + name)
+
+
+def unwrap(sealed: bytes, opener: bytes, repository: bytes, name: bytes) -> bytes | None:
+    """None when this opener does not open it, or it is not what was wrapped."""
+    return _hpke_open(sealed, opener, _CONTEXT + b"wrap" + repository + name)
+
+
+def wrap_proof(identity: bytes, catalog_key: bytes, repository: bytes, text: bytes) -> bytes:
+    """What only somebody who has the identity can say of a wrap, 32 bytes."""
+    return keyed_digest(_hkdf(identity, catalog_key, b"proof", repository), text)
+
+
+def passphrase_key(passphrase: bytes, salt: bytes, log_n: int, block: int, parallel: int) -> tuple[bytes, bytes]:
+    """(key, commitment) by scrypt, 32 bytes each. Takes ``2 ** log_n * block * 128`` bytes of memory."""
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+    both = Scrypt(salt=salt, length=2 * KEY_BYTES, n=1 << log_n, r=block, p=parallel).derive(passphrase)
+    return both[:KEY_BYTES], both[KEY_BYTES:]
+
+
+def lock(key: bytes, plain: bytes, associated: bytes) -> bytes:
+    """AES-256-GCM under a key that encrypts nothing else."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(key).encrypt(bytes(12), plain, associated)
+
+
+def unlock(key: bytes, box: bytes, associated: bytes) -> bytes | None:
+    """None when anything at all is not as it was locked."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    try:
+        return AESGCM(key).decrypt(bytes(12), box, associated)
+    except InvalidTag:
+        return None
+
+
+def _public_key(public: bytes) -> MLKEM768X25519PublicKey:
+    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+    from cryptography.hazmat.primitives.hpke import MLKEM768X25519PublicKey
+
+    return MLKEM768X25519PublicKey(
+        MLKEM768PublicKey.from_public_bytes(public[:1184]), X25519PublicKey.from_public_bytes(public[1184:])
+    )
+
+
+def _hpke_open(sealed: bytes, private: bytes, info: bytes) -> bytes | None:
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 
-    private = MLKEM768X25519PrivateKey(
-        MLKEM768PrivateKey.from_seed_bytes(identity[:64]), X25519PrivateKey.from_private_bytes(identity[64:])
+    pair = MLKEM768X25519PrivateKey(
+        MLKEM768PrivateKey.from_seed_bytes(private[:64]), X25519PrivateKey.from_private_bytes(private[64:])
     )
     try:
-        return _hpke().decrypt(sealed, private, _CONTEXT + b"seal" + repository + name)
-    except (InvalidTag, ValueError) as error:
-        raise DamageError(
-            f"object {name.decode()!r}: its key does not open with this identity",
-            hint="Either the identity is of another key pair, or the object's header is damaged.",
-        ) from error
+        return _hpke().decrypt(sealed, pair, info)
+    except (InvalidTag, ValueError):
+        return None
 
 
 def _hpke() -> Suite:

@@ -20,7 +20,8 @@ from ..storage.fanout import Fanout
 from ..storage.open import open_location
 from ..storage.trial import try_location
 from . import names
-from .epochs import at_hand, check_published, publish
+from .epochs import at_hand, check_published, publish, publish_missing
+from .wraps import spread
 
 if t.TYPE_CHECKING:
     from ..config import RepositoryConfig
@@ -89,7 +90,7 @@ class Repository:
         ``operation``: read, write or delete.
         """
         for location in self.locations:
-            description = _describe(location)
+            description = describe(location)
             unknown = description.get("features", {}).get(operation, [])
             if unknown:
                 raise RepositoryError(
@@ -116,6 +117,7 @@ class InitResult:
 def init(config: RepositoryConfig, now: dt.datetime) -> InitResult:
     """Create the keys if there are none, and the repository in every location that lacks it.
 
+    A location that was away while keys were rotated or recipients were added gets what it lacks of that.
     Idempotent; durable on return. Raises KeyFileError or RepositoryError, with nothing changed,
     when a location belongs to another repository or keys of an existing one are missing.
     """
@@ -133,13 +135,17 @@ def init(config: RepositoryConfig, now: dt.datetime) -> InitResult:
             )
         write_keys(config.keys, new_keys(os.urandom(16).hex()))
     keys = KeyRing.load(config.keys)
-    for location in locations:
-        if present[location.name]:
-            _check(location, keys)
+    published = {location.name: _check(location, keys) for location in locations if present[location.name]}
     for location in locations:
         if not present[location.name]:
             try_location(location, names.new_id(now, os.urandom(4)))
+            for epoch in at_hand(keys):
+                publish(location, keys, epoch)
             put(location, names.REPOSITORY_JSON, _new_description(keys.repository_id, now))
+    repository = Repository(keys, locations)
+    repository.published = published
+    publish_missing(repository)
+    spread(locations)
     return InitResult(keys.repository_id, not have_keys, {name: not there for name, there in present.items()})
 
 
@@ -160,7 +166,11 @@ def _exists(location: Location) -> bool:
     return location.stat(names.REPOSITORY_JSON) is not None
 
 
-def _describe(location: Location) -> dict[str, t.Any]:
+def describe(location: Location) -> dict[str, t.Any]:
+    """What ``repository.json`` says: nothing authenticates it.
+
+    Raises LocationError ``not-initialised`` when there is none, RepositoryError when it is of another format.
+    """
     try:
         description = json.loads(location.read(names.REPOSITORY_JSON))
     except ObjectMissing as error:
@@ -188,8 +198,11 @@ def _describe(location: Location) -> dict[str, t.Any]:
 
 
 def _check(location: Location, keys: KeyRing) -> frozenset[int]:
-    """The epochs it has published. Raises LocationError when it does not answer, RepositoryError or KeyFileError when it is not ours."""
-    description = _describe(location)
+    """The epochs it has published.
+
+    Raises LocationError when it does not answer, RepositoryError or KeyFileError when it is not ours.
+    """
+    description = describe(location)
     if description.get("id") != keys.repository_id:
         raise RepositoryError(
             f"location {location.name!r} ({location.describe()}) holds repository {description.get('id')}, "

@@ -32,7 +32,7 @@ _RECORDS: t.Final[dict[str, tuple[int, type[Lease | Mark | Note]]]] = {
     "marks": (container.MARK, Mark),
     "notes": (container.NOTE, Note),
 }
-_KNOWN: t.Final = frozenset(("packs", "manifests", "wal", "keys", "probe", names.REPOSITORY_JSON))
+_KNOWN: t.Final = frozenset(("packs", "manifests", "wal", "keys", "wraps", "probe", names.REPOSITORY_JSON))
 _UNKNOWN_LISTED: t.Final = 100
 
 
