@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cryobackup.crypto import suite
 from cryobackup.crypto.keys import KeyRing, new_keys
 from cryobackup.errors import CryoError, DamageError, RepositoryError
 from cryobackup.repository import container as c
@@ -93,6 +94,21 @@ def test_frames_of_another_object_are_refused():
     assert len(one) == len(other)
     with pytest.raises(DamageError):
         decode(one[:start] + other[start:])
+
+
+def test_a_data_key_that_was_not_committed_to_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AES-GCM alone opens a crafted ciphertext under several keys: the writer has to have bound itself to one."""
+    other = suite.random_key()
+    committed = suite.commitment
+
+    def lie(_data_key: bytes, *rest: bytes) -> bytes:
+        return committed(other, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(suite, "commitment", lie)
+        data = encode([b"frame"])
+    with pytest.raises(DamageError, match="committed"):
+        decode(data)
 
 
 def test_another_repository_is_told_from_damage():
