@@ -63,11 +63,15 @@ class PackSet:
 
 
 class PackSink:
-    """Stores frames, in packs of about ``PACK_TARGET_BYTES``. For one thread at a time."""
+    """Stores frames, in packs of about ``PACK_TARGET_BYTES``. For one thread at a time.
+
+    While the locations finish one pack, the next one is begun already.
+    """
 
     def __init__(self, packs: PackSet) -> None:
         self._packs = packs
         self._open: _OpenPack | None = None
+        self._finishing: _OpenPack | None = None
 
     def store(self, data: Buffer) -> FrameRef:
         """Compress, encrypt and write one frame to every healthy location.
@@ -78,7 +82,7 @@ class PackSink:
             self._open = _OpenPack(self._packs)
         reference = self._open.store(data)
         if self._open.size >= PACK_TARGET_BYTES:
-            self.close()
+            self._finish()
         return reference
 
     def upcoming(self) -> FrameRef:
@@ -89,14 +93,25 @@ class PackSink:
 
     def close(self) -> None:
         """Finish the open pack. All frames stored so far are durable on return."""
-        if self._open is not None:
-            finished, self._open = self._open, None
-            finished.finish()
+        self._finish()
+        self._settle()
+
+    def _finish(self) -> None:
+        self._settle()
+        self._finishing, self._open = self._open, None
+        if self._finishing is not None:
+            self._finishing.finish()
+
+    def _settle(self) -> None:
+        finished, self._finishing = self._finishing, None
+        if finished is not None:
+            finished.settle()
 
     def abort(self) -> None:
-        if self._open is not None:
-            self._open.abort()
-            self._open = None
+        for pack in (self._open, self._finishing):
+            if pack is not None:
+                pack.abort()
+        self._open = self._finishing = None
 
 
 class _OpenPack:
@@ -128,9 +143,14 @@ class _OpenPack:
         return reference
 
     def finish(self) -> None:
+        """Begin the commit."""
+        self._write(self._encoder.finish())
+        self._writer.finish()
+
+    def settle(self) -> None:
+        """Durable on return."""
         try:
-            self._write(self._encoder.finish())
-            self._writer.commit()
+            self._writer.wait()
         finally:
             self._writer.abort()
         self._packs.written(PackRow(self._number, self.size, self._digest.digest(), self._plain))
