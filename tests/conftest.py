@@ -26,6 +26,48 @@ from tests.lab import (
 )
 from tests.lab.ceph import Gateway, start_gateway
 from tests.lab.roots import RootUnavailable
+from tests.lab.sshd import SshServer
+from tests.lab.stores import KINDS, Kind, Stores
+
+CHOSEN_KINDS = "LOCATION_KINDS"
+"""Environment variable: the kinds of locations that all tests with a repository run on; see tests/README.md."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests with a repository run on a directory; those marked ``every_location``, or all if wanted, on other kinds."""
+    if "store_kind" not in metafunc.fixturenames:
+        return
+    chosen = os.environ.get(CHOSEN_KINDS, "").split()
+    if not chosen and not any(metafunc.definition.iter_markers("every_location")):
+        return
+    possible = {kind for mark in metafunc.definition.iter_markers("only_on") for kind in mark.args} or set(KINDS)
+    kinds = [kind for kind in chosen or KINDS if kind in possible]
+    metafunc.parametrize("store_kind", kinds, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what makes no sense on any of the chosen kinds."""
+    chosen = set(os.environ.get(CHOSEN_KINDS, "").split())
+    if not chosen:
+        return
+    elsewhere = [
+        item
+        for item in items
+        if (marks := list(item.iter_markers("only_on"))) and not chosen & {kind for mark in marks for kind in mark.args}
+    ]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
+
+
+@pytest.fixture(scope="session")
+def store_kind(request: pytest.FixtureRequest) -> Kind:
+    """The kind of location that the repositories of this test lie in."""
+    kind: Kind = getattr(request, "param", "posix")
+    return kind
+
+
+def _stores(workspace: Workspace, kind: Kind, request: pytest.FixtureRequest) -> Stores:
+    return Stores(workspace, kind, lambda: request.getfixturevalue("s3"))
 
 
 @pytest.fixture(scope="session")
@@ -41,17 +83,19 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def workspace(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Workspace]:
+def workspace(lab: Lab, store_kind: Kind, request: pytest.FixtureRequest) -> Iterator[Workspace]:
     """Directory, clusters and processes of this test. The test fails when it leaves processes behind."""
     made = lab.workspace(request.node.name)
+    made.stores = _stores(made, store_kind, request)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def shared_workspace(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Workspace]:
+def shared_workspace(lab: Lab, store_kind: Kind, request: pytest.FixtureRequest) -> Iterator[Workspace]:
     """A workspace that lives as long as the test module."""
     made = lab.workspace(Path(request.node.name).stem)
+    made.stores = _stores(made, store_kind, request)
     yield made
     made.close()
 
@@ -110,3 +154,9 @@ def s3(lab: Lab) -> Iterator[Gateway]:
         pytest.skip(str(error))
     yield gateway
     gateway.close()
+
+
+@pytest.fixture
+def sftp_server(workspace: Workspace) -> SshServer:
+    """A real OpenSSH server that offers SFTP to the laboratory's account, and ways to break it."""
+    return SshServer(workspace).start()

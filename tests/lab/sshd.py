@@ -16,14 +16,16 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .cleanup import descendants, kill_processes
+from .network import LOOPBACK, free_ports
 from .waiting import wait_until
-from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
 
 PROGRAM = Path("/usr/sbin/sshd")
-HOST = "127.0.0.1"
 CONFIGURATION = """\
 Port {port}
 ListenAddress {host}
@@ -60,7 +62,7 @@ class SshServer:
         denied: SFTP requests that it refuses, by the names that ``sftp-server -Q requests`` lists.
     """
 
-    host = HOST
+    host = LOOPBACK
 
     def __init__(
         self, workspace: Workspace, name: str = "sshd", *, root: Path | None = None, denied: Sequence[str] = ()
@@ -73,7 +75,7 @@ class SshServer:
         self.known_hosts = self._folder / "known_hosts"
         self.log_file = self._folder / "log"
         self.denied = tuple(denied)
-        self.port = _free_port()
+        (self.port,) = free_ports(1)
         self._process: subprocess.Popen[Any] | None = None
         for key in ("host_key", "user_key"):
             workspace.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", key, "-f", self._folder / key])
@@ -87,7 +89,7 @@ class SshServer:
 
     def _write_known_hosts(self) -> None:
         key = (self._folder / "host_key.pub").read_text().rsplit(" ", 1)[0]
-        self.known_hosts.write_text(f"[{HOST}]:{self.port} {key}\n")
+        self.known_hosts.write_text(f"[{LOOPBACK}]:{self.port} {key}\n")
         self._own("known_hosts")
 
     def settings(self, path: str = "repository", **more: Any) -> dict[str, Any]:
@@ -117,13 +119,13 @@ class SshServer:
                 return self
             self.stop()
             # Somebody else may have got the port in between.
-            self.port = _free_port()
+            (self.port,) = free_ports(1)
             self._write_known_hosts()
         raise AssertionError(f"sshd does not start: {self.log_file.read_text()}")
 
     def _configure(self) -> None:
         arguments = f" -P {','.join(self.denied)}" if self.denied else ""
-        text = CONFIGURATION.format(port=self.port, host=HOST, folder=self._folder, arguments=arguments)
+        text = CONFIGURATION.format(port=self.port, host=LOOPBACK, folder=self._folder, arguments=arguments)
         config = self._folder / "config"
         config.write_text(text + NO_PENALTIES)
         if self._workspace.run([PROGRAM, "-t", "-f", config], check=False).returncode != 0:
@@ -137,7 +139,7 @@ class SshServer:
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection((HOST, self.port), timeout=5) as connection:
+            with socket.create_connection((LOOPBACK, self.port), timeout=5) as connection:
                 return connection.recv(4) == b"SSH-"
         except OSError:
             return False
@@ -185,13 +187,6 @@ class SshServer:
         """Take the user's key off the list of those that may log in."""
         (self._folder / "authorized_keys").write_text("")
         self.kill_connections()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _exists(pid: int) -> bool:

@@ -21,6 +21,7 @@ from .account import ServerAccount
 from .cleanup import MARKER, clean, lab_processes, mounts_below, remove_tree
 from .cluster import DEFAULT_SETTINGS, Cluster, Setting
 from .installation import Installation, distribution, installation
+from .stores import Stores
 from .template import Templates
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -62,6 +63,8 @@ class Workspace:
         self._clusters: list[Cluster] = []
         self._processes: list[subprocess.Popen[Any]] = []
         self._finalizers: list[Callable[[], None]] = []
+        self.stores = Stores(self)
+        """Where its repositories lie."""
 
     def directory(self, name: str, *, mode: int = 0o700) -> Path:
         """A new, empty directory that belongs to the server's user."""
