@@ -74,7 +74,7 @@ def prune(
     is harmless. Raises RefusedError, with nothing changed, when the plan needs an explicit yes.
     """
     with locked(config.state_directory, "prune", "a prune"):
-        repository = Repository.open(config.repository)
+        repository = Repository.open(config.repository.as_written())
         policy = config.retention
         if grace is not None:
             policy = dataclasses.replace(policy, grace=grace)
@@ -111,10 +111,26 @@ def prune_repository(
             collector.mark(wish, now, os.urandom(4))
             if not policy.grace:
                 collector.finish_marks(wish, policy.grace)
-            collector.sweep(_SWEEP_SECONDS)
+            collector.sweep(_SWEEP_SECONDS, policy.trash)
         except (LocationError, RepositoryError) as error:
             errors[location.name] = error
+        _warn_of_versions(location.name, collector.done, reporter)
     return PruneResult(plan, dry_run, done, errors)
+
+
+def _warn_of_versions(name: str, done: Collected, reporter: Reporter) -> None:
+    hidden = done.hidden
+    if hidden is None:
+        return
+    if hidden.overwritten:
+        reporter.warn(
+            f"location {name}: {hidden.overwritten} objects were written over, which this program never does: somebody "
+            "else has its credentials. The first version of each is kept and is what counts here"
+        )
+    if hidden.refused is not None:
+        reporter.note(
+            f"location {name}: versions of deleted objects cannot be removed ({hidden.refused}): let a lifecycle do it"
+        )
 
 
 def warn_of_dates(candidates: t.Iterable[retention.Candidate], reporter: Reporter) -> None:

@@ -52,5 +52,11 @@ def _lines(result: PruneResult) -> t.Iterator[str]:
             f"location {name}: {would}deleted {done.manifests} manifests, {done.packs} packs, {done.wal} WAL files "
             f"({format_bytes(done.bytes_freed)}); {would}marked {done.marked} objects; {done.waiting} wait in marks"
         )
+        if done.hidden is not None:
+            hidden = done.hidden
+            yield (
+                f"location {name}: {hidden.objects} deleted objects are still stored ({format_bytes(hidden.bytes)}), "
+                f"{hidden.locked} of them locked; {would}removed {hidden.removed} versions for good"
+            )
     for name, error in result.errors.items():
         yield f"location {name}: not pruned: {error.message}"

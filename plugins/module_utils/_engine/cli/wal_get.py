@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
         )
     config = config_as_of(args, context)
     system_identifier = _system_identifier(args, config)
-    places = _without(config.repository, args.without)
+    places = _without(config.repository.as_written(), args.without)
     delivered = _deliver(args, places, system_identifier)
     result: dict[str, object] = {
         "name": args.name,

@@ -60,6 +60,19 @@ class RepositoryConfig:
             )
         return dataclasses.replace(self, locations=past)
 
+    def as_written(self) -> RepositoryConfig:
+        """For who must not be misled: in buckets with Object Lock the first version of every object counts.
+
+        Not every store can be told to refuse a second one, and the credentials of a stolen host can write it.
+        """
+        locations = {
+            name: dataclasses.replace(location, s3=dataclasses.replace(location.s3, first_versions=True))
+            if location.s3 is not None and location.s3.object_lock is not None and location.s3.as_of is None
+            else location
+            for name, location in self.locations.items()
+        }
+        return dataclasses.replace(self, locations=locations)
+
     @property
     def moment(self) -> datetime | None:
         """The time as of which it is looked at; None: now."""

@@ -176,6 +176,9 @@ def _retention(section: Section) -> retention.Policy:
     grace = _duration(section, "grace", retention.parse_grace)
     if grace is not None:
         accepted["grace"] = grace
+    trash = _duration(section, "trash", retention.parse_grace)
+    if trash is not None:
+        accepted["trash"] = trash
     return _policy({"rules": rules, "timezone": _timezone(section), **accepted})
 
 

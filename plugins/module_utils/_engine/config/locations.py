@@ -66,6 +66,8 @@ class S3Options:
     """How often a request is tried before the location counts as down."""
     as_of: datetime | None = None
     """Not from the file: look at the bucket as it was then (``RepositoryConfig.as_of``)."""
+    first_versions: bool = False
+    """Not from the file: pass over what was written over an object (``RepositoryConfig.as_written``)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def restore_cluster(
     begun = clock()
     told = _Telling(reporter)
     told.phase("plan")
-    repository = Repository.open(config.repository, need_identity=True)
+    repository = Repository.open(config.repository.as_written(), need_identity=True)
     plan = _plan(repository, source, request, begun, told)
     backup = plan.choice.backup
     in_place = _is_in_place(config, source, request.target)

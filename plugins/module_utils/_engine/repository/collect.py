@@ -16,10 +16,11 @@ import datetime as dt
 import functools
 import typing as t
 
-from ..errors import LocationError, ObjectMissing, RepositoryError
+from ..errors import DamageError, LocationError, ObjectMissing, RepositoryError
 from ..storage.base import Location, ObjectInfo, put
+from ..storage.hidden import Hidden, sweep_hidden
 from . import container, names
-from .lease import is_dead, pruning, read_leases, read_marks
+from .lease import LEASE_PERIOD_SECONDS, is_dead, pruning, read_leases, read_marks
 from .manifest import Manifest, open_manifest
 from .model import PRUNING, BackupHeader, Lease, Mark, pack_names
 from .repository import Repository
@@ -46,6 +47,7 @@ class Collected:
     bytes_freed: int = 0
     waiting: int = 0  # objects in marks that are not old enough
     swept: int = 0
+    hidden: Hidden | None = None  # what is deleted and still stored; None where no versions are kept
 
 
 @dataclasses.dataclass
@@ -137,14 +139,17 @@ class Collector:
                 hint="Nothing more was deleted there. Did this host sleep for days? Run it again.",
                 id="prune-overtaken",
             )
+        # A mark proves only that somebody with the catalog key wrote it. What goes is what this look has seen and
+        # this plan does not want, and of the kind that the mark says: no mark can name anything else.
+        there = {names.manifest(*key) for key in look.manifests}
         marked = {key[1] for key in look.manifests if names.manifest(*key) in set(mark.manifests)}
         manifests, packs = look.referred(frozenset(marked) & wish.backups)
         gone = {names.parse_source_object(name, "manifests") for name in mark.manifests} - {None}
         for name in mark.manifests:
-            if name not in manifests and self._delete(name):
+            if name in there and name not in manifests and self._delete(name):
                 self.done.manifests += 1
         for name in mark.packs:
-            if name not in packs and self._delete(name, look.packs.get(name)):
+            if name in look.packs and name not in packs and self._delete(name, look.packs[name]):
                 self.done.packs += 1
         wal_here = look.wal_of(manifests)
         for name in sorted(mark.wal):
@@ -173,9 +178,14 @@ class Collector:
             name = names.mark(mark.mark_id)
             put(self._location, name, container.encode_record(self._keys, container.MARK, name, mark))
 
-    def sweep(self, older_than: float) -> None:
+    def sweep(self, older_than: float, trash: dt.timedelta) -> None:
+        """What crashed writers left, and versions of what was deleted longer ago than ``trash``."""
         if not self._dry_run:
             self.done.swept += self._location.sweep(older_than)
+        self.done.hidden = sweep_hidden(self._location, trash.total_seconds(), dry_run=self._dry_run)
+        if self.done.hidden is not None:
+            # Where versions are kept, a deletion frees nothing yet.
+            self.done.bytes_freed = self.done.hidden.bytes_removed
 
     @staticmethod
     def _wal_stays(key: str, wish: Wish, look: _Look, here: _WalOf) -> bool:
@@ -209,6 +219,7 @@ class Collector:
 
     def _living_leases(self) -> list[Lease]:
         now = self._location.now()
+        self._retire_unreadable_leases(now)
         living = []
         for info, lease in read_leases(self._keys, self._location):
             if not is_dead(lease, info, now):
@@ -216,6 +227,18 @@ class Collector:
             elif not self._dry_run:
                 self._location.delete(info.key)
         return living
+
+    def _retire_unreadable_leases(self, now: float) -> None:
+        """One that nobody can read blocks a prune, but not for longer than any lease does."""
+        for info in list(self._location.list("leases/")):
+            if now - info.modified <= LEASE_PERIOD_SECONDS or self._dry_run:
+                continue
+            try:
+                container.decode_record(self._keys, container.LEASE, info.key, self._location.read(info.key), Lease)
+            except DamageError:
+                self._location.delete(info.key)
+            except ObjectMissing:
+                continue
 
     def _header(self, source: str, backup_id: str) -> BackupHeader | None:
         """From here, or from another location when it is damaged here: they are the same bytes.
@@ -260,6 +283,6 @@ class Collector:
 def _wal_name(key: str) -> tuple[int, str]:
     """(system identifier, file name) of ``wal/…``; an odd key gets an empty name, which always stays."""
     parts = key.split("/")
-    if len(parts) != 4 or not parts[1].isdigit():
+    if len(parts) != 4 or parts[0] != "wal" or not parts[1].isdigit():
         return 0, ""
     return int(parts[1]), parts[3]

@@ -24,6 +24,10 @@ def open_location(config: LocationConfig) -> Location:
         from .s3.versions import PastS3Location
 
         return PastS3Location(config.name, config.where, config.s3, config.s3.as_of, required=config.required)
+    if config.type == "s3" and config.s3 is not None and config.s3.first_versions:
+        from .s3.versions import FirstS3Location
+
+        return FirstS3Location(config.name, config.where, config.s3, required=config.required)
     if config.type == "s3" and config.s3 is not None:
         from .s3.location import S3Location
 

@@ -117,7 +117,7 @@ class _Run:
 
     def open(self, locations: Sequence[str] | None) -> None:
         need_identity = self._level != PRESENCE
-        self._opened = open_repository(self._config.repository, locations, need_identity=need_identity)
+        self._opened = open_repository(self._config.repository.as_written(), locations, need_identity=need_identity)
         repository = self._opened.repository
         report = self._report
         report.others += self._opened.findings

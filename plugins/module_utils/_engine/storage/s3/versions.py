@@ -85,7 +85,78 @@ def is_versioned(calls: Calls) -> bool | None:
         raise
 
 
-class PastS3Location(S3Location):
+class _ByVersion(S3Location):
+    """A location in which not the newest version of an object counts."""
+
+    def _find(self, key: str) -> Version | None:
+        raise NotImplementedError
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        version = self._find(check_key(key))
+        return None if version is None else ObjectInfo(key, version.size, version.modified)
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        return self._read_version(self._find(check_key(key)), key, offset, length)
+
+    def _read_version(self, version: Version | None, key: str, offset: int, length: int | None) -> bytes:
+        if version is None:
+            raise self._missing(key)
+        if length is not None and length <= 0:
+            return b""
+        try:
+            return download(self.calls, key, offset, length, VersionId=version.id)
+        except RequestFailed as error:
+            if error.status != 404 or error.code == "NoSuchBucket":
+                raise
+            raise self._missing(key) from error
+
+    def _history(self, key: str) -> History:
+        """Of one object; empty when there never was one."""
+        first = next(histories(self.calls, key), [])
+        return first if first and first[0].key == key else []
+
+
+class FirstS3Location(_ByVersion):
+    """The location with the first version of every object that is not deleted: what its writer made.
+
+    Nothing of a repository is ever written twice. A second version is somebody else's, whose credentials could not
+    take the first one away.
+    """
+
+    def __init__(self, name: str, where: str, options: S3Options, *, required: bool = True) -> None:
+        super().__init__(name, where, options, required=required)
+        self._known: dict[str, Version] = {}
+
+    def list(self, prefix: str) -> t.Iterator[ObjectInfo]:
+        for history in histories(self.calls, prefix):
+            version = first_written(history)
+            if version is not None:
+                self._known[version.key] = version
+                yield ObjectInfo(version.key, version.size, version.modified)
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        # The first version stays the first one: nobody can put one before it.
+        version = self._known.get(key) or self._find(check_key(key))
+        return self._read_version(version, key, offset, length)
+
+    def _find(self, key: str) -> Version | None:
+        version = first_written(self._history(key))
+        if version is not None:
+            self._known[key] = version
+        return version
+
+
+def first_written(history: History) -> Version | None:
+    """The oldest version since the object was last deleted; None when it is deleted."""
+    first = None
+    for version in history:
+        if version.marker:
+            return first
+        first = version
+    return first
+
+
+class PastS3Location(_ByVersion):
     """The location as it was at ``moment``: reads, looks and lists; creates and deletes nothing."""
 
     def __init__(
@@ -113,10 +184,6 @@ class PastS3Location(S3Location):
     def now(self) -> float:
         return self._moment.timestamp()
 
-    def stat(self, key: str) -> ObjectInfo | None:
-        version = self._find(check_key(key))
-        return None if version is None else ObjectInfo(key, version.size, version.modified)
-
     def list(self, prefix: str) -> t.Iterator[ObjectInfo]:
         with self._lock:
             listed = any(prefix.startswith(known) for known in self._listed)
@@ -127,19 +194,6 @@ class PastS3Location(S3Location):
             infos = [ObjectInfo(key, each.size, each.modified) for key in found if (each := self._known[key])]
         return iter(infos)
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        version = self._find(check_key(key))
-        if version is None:
-            raise self._missing(key)
-        if length is not None and length <= 0:
-            return b""
-        try:
-            return download(self.calls, key, offset, length, VersionId=version.id)
-        except RequestFailed as error:
-            if error.status != 404 or error.code == "NoSuchBucket":
-                raise
-            raise self._missing(key) from error
-
     def _find(self, key: str) -> Version | None:
         with self._lock:
             if key in self._known:
@@ -147,8 +201,7 @@ class PastS3Location(S3Location):
             if any(key.startswith(prefix) for prefix in self._listed):
                 return None
         self._must_keep_versions()
-        first = next(histories(self.calls, key), [])
-        version = self._as_it_was(first) if first and first[0].key == key else None
+        version = self._as_it_was(self._history(key))
         with self._lock:
             self._known[key] = version
         return version
