@@ -90,9 +90,8 @@ def _session_with(credentials: Credentials) -> Session:
     """The user's own ~/.aws and AWS_PROFILE must not change what a job with credentials of its own does."""
     import botocore.session
 
-    session = botocore.session.Session()
-    session.set_config_variable("profile", None)
-    session.set_config_variable("config_file", os.devnull)
+    own = dict.fromkeys(("profile", "region"), (None, None, None, None))
+    session = botocore.session.Session(session_vars=own | {"config_file": (None, None, os.devnull, None)})
     session.register_component("credential_provider", _Found(credentials))
     return session
 

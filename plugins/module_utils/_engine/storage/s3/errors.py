@@ -14,6 +14,10 @@ if t.TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
 
 UNTOUCHED: t.Final = "Earlier backups are untouched."
+NO_CONDITIONS: t.Final = (
+    "Is it a store that knows `If-None-Match`? For one that does not, `create_only: check` looks before and after "
+    "every write instead: weaker when two hosts write at once (docs/s3.md). What it holds already should be verified."
+)
 
 _SLOW_DOWN = frozenset(
     {
@@ -152,7 +156,7 @@ def failed(place: Place, verb: str, key: str, failure: Failure, right: str) -> L
             hint=f"{UNTOUCHED} Raise the quota there or let `cryobackup prune` make room, then run again.",
         )
     words = _Words(place, failure, right)
-    for explain in (words.unanswered, words.credentials, words.clock, words.elsewhere, words.forbidden):
+    for explain in (words.unanswered, words.credentials, words.clock, words.elsewhere, words.forbidden, words.unknown):
         found = explain()
         if found is not None:
             reason, hint, name = found
@@ -281,4 +285,13 @@ class _Words:
             f"the credentials ({self.place.account}) may not do that ({self.failure.code or self.failure.status})",
             f"It needs the right {self.right} on {self.place.bucket!r}: see docs/s3.md.",
             "location-denied",
+        )
+
+    def unknown(self) -> Explanation:
+        if self.failure.status != 501 and self.failure.code != "NotImplemented":
+            return None
+        return (
+            f"{self.place.endpoint} does not know such a request ({self.failure.text or self.failure.code})",
+            NO_CONDITIONS if self.right == "s3:PutObject" else "Use other storage.",
+            "location-unfit",
         )

@@ -13,11 +13,6 @@ from .errors import RequestFailed
 if t.TYPE_CHECKING:
     from .calls import Calls
 
-UNFIT_HINT: t.Final = (
-    "Is it a store that knows `If-None-Match`? For one that does not, `create_only: check` looks before and after "
-    "every write instead: weaker when two hosts write at once (docs/s3.md). What it holds already should be verified."
-)
-
 
 def examine(calls: Calls) -> list[str]:
     """What a person should know. Raises LocationError when Object Lock is configured and the bucket has none."""

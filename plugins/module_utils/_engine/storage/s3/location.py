@@ -13,8 +13,8 @@ from ...errors import LocationError, ObjectMissing
 from ..base import Capacity, ObjectInfo, check_key
 from .calls import Calls
 from .download import download
-from .errors import RequestFailed
-from .examine import UNFIT_HINT, examine
+from .errors import NO_CONDITIONS, RequestFailed
+from .examine import examine
 from .parts import PartSender
 from .writer import S3Writer
 
@@ -157,7 +157,7 @@ class S3Location:
 
     @property
     def unfit_hint(self) -> str:
-        return UNFIT_HINT
+        return NO_CONDITIONS
 
     def ways(self) -> t.Sequence[t.Callable[[str], ObjectWriter]]:
         return [self.create, lambda key: S3Writer(self, check_key(key), in_parts=True)]

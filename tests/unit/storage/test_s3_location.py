@@ -1,0 +1,345 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading, listing and deleting in a bucket; what is told when that fails."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+import threading
+import time
+
+import pytest
+
+from cryobackup.config.locations import LocationConfig, ObjectLock, S3Options
+from cryobackup.errors import CryoError, LocationError, ObjectMissing
+from cryobackup.storage.base import put
+from cryobackup.storage.open import open_location
+from cryobackup.storage.s3.client import addressing
+from cryobackup.storage.trial import try_location
+
+from .s3_double import Fault
+
+
+def test_ranges(location):
+    data = os.urandom(5000)
+    put(location, "packs/a", data)
+    for offset, length in ((0, None), (0, 10), (7, 100), (4990, 100), (10, None), (5000, 1), (9999, 5), (3, 0)):
+        expected = data[offset:] if length is None else data[offset : offset + length]
+        assert location.read("packs/a", offset, length) == expected
+
+
+def test_an_empty_object(location):
+    put(location, "leases/a", b"")
+    assert location.read("leases/a") == b""
+    assert location.read("leases/a", 0, 10) == b""
+    assert location.stat("leases/a").size == 0
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, None), (0, 200_000), (1234, 100_000), (5, None)])
+def test_an_answer_that_breaks_off_is_gone_on_with(location, double, offset, length):
+    data = os.urandom(250_000)
+    put(location, "packs/a", data)
+    double.faults = [Fault("get", body_bytes=70_000), Fault("get", body_bytes=1), Fault("get", status=500)]
+    expected = data[offset:] if length is None else data[offset : offset + length]
+    assert location.read("packs/a", offset, length) == expected
+    ranges = [seen.headers.get("range") for seen in double.seen if seen.operation == "get"]
+    assert ranges[1].startswith(f"bytes={offset + 70_000}-")
+
+
+def test_answers_that_always_break_off(location, double):
+    put(location, "packs/a", bytes(1000))
+    double.faults = [Fault("get", times=1000, body_bytes=3)]
+    with pytest.raises(LocationError) as caught:
+        location.read("packs/a")
+    assert caught.value.id == "location-down"
+    assert double.operations().count("get") == location.options.attempts
+
+
+def test_what_is_missing(location):
+    with pytest.raises(ObjectMissing):
+        location.read("packs/a")
+    with pytest.raises(ObjectMissing):
+        location.confirm("packs/a")
+    assert location.stat("packs/a") is None
+    location.delete("packs/a")
+
+
+def test_a_missing_bucket_is_not_an_empty_one(open_s3):
+    location = open_s3(bucket="elsewhere")
+    for action in (
+        lambda: location.stat("packs/a"),
+        lambda: location.read("packs/a"),
+        lambda: location.confirm("packs/a"),
+        lambda: list(location.list("")),
+        lambda: put(location, "packs/a", b""),
+    ):
+        with pytest.raises(LocationError, match="there is no bucket 'elsewhere'") as caught:
+            action()
+        assert caught.value.id == "location-config"
+
+
+def test_who_may_not_list_does_not_learn_that_an_object_is_missing(location, double):
+    double.faults = [Fault("head", status=403), Fault("get", status=403, code="AccessDenied")]
+    with pytest.raises(LocationError) as caught:
+        location.stat("packs/a")
+    assert caught.value.id == "location-denied"
+    assert "s3:ListBucket" in caught.value.hint
+
+
+def test_lists_have_pages_and_only_our_objects(location, double):
+    keys = [f"wal/7/00000001/{number:024X}" for number in range(25)]
+    for key in reversed(keys):
+        put(location, key, b"x")
+    double.put("db1/wal/7/", b"")  # what browsers make for a directory
+    double.put("db1/wal/.hidden", b"")
+    double.put("db10/wal/other", b"")
+    double.put("wal/other", b"")
+    double.page = 4
+    assert [info.key for info in location.list("wal/")] == keys
+    assert [info.key for info in location.list("")] == keys
+    assert list(location.list("nothing/")) == []
+    assert next(location.list("wal/")).size == 1
+
+
+def test_a_list_that_goes_in_circles_ends(location, double, monkeypatch):
+    put(location, "wal/a", b"x")
+    answer = {"IsTruncated": True, "Contents": []}
+    monkeypatch.setattr(location.calls, "_try", lambda *_arguments: dict(answer))
+    with pytest.raises(LocationError, match="goes on, but not where"):
+        list(location.list(""))
+
+
+def test_a_list_out_of_order_is_refused(location, double, monkeypatch):
+    found = [{"Key": f"db1/{key}", "Size": 1, "LastModified": datetime.datetime.now(datetime.UTC)} for key in "ba"]
+    monkeypatch.setattr(location.calls, "_try", lambda *_arguments: {"Contents": found})
+    with pytest.raises(LocationError, match="in order"):
+        list(location.list(""))
+
+
+def test_without_a_prefix(open_s3, double):
+    location = open_s3(prefix="")
+    put(location, "packs/a", b"x")
+    assert list(double.objects) == ["packs/a"]
+    assert [info.key for info in location.list("packs/")] == ["packs/a"]
+
+
+def test_the_clock_is_the_stores(location, double):
+    assert abs(location.now() - time.time()) < 5
+    double.faults = [Fault("head", status=403, code="AccessDenied", headers={"Date": "Mon, 01 Jan 2024 00:00:00 GMT"})]
+    location.now()  # a refusal tells the time, too
+
+
+def test_sweep_ends_uploads_of_crashed_writers(location, double):
+    for number in range(5):
+        double.uploads[f"upload{number}"] = f"db1/packs/{number}", {}, {}
+    double.page = 2
+    assert location.sweep(3600) == 5
+    assert double.uploads == {}
+
+
+def test_requests_are_counted_by_kind(location):
+    put(location, "packs/a", b"x")
+    location.read("packs/a")
+    location.stat("packs/a")
+    list(location.list(""))
+    location.delete("packs/a")
+    assert location.requests() == {"put": 1, "get": 1, "head": 1, "list": 1, "delete": 1}
+
+
+class TestErrors:
+    """One clear error each, without useless attempts, never with a secret in it."""
+
+    def caught(self, location, double, fault: Fault) -> tuple[LocationError, int]:
+        double.faults = [fault]
+        with pytest.raises(LocationError) as caught:
+            location.read("packs/a")
+        error = caught.value
+        assert "very-secret" not in f"{error} {error.hint}"
+        return error, double.operations().count("get")
+
+    @pytest.mark.parametrize(
+        ("code", "id", "words"),
+        [
+            ("AccessDenied", "location-denied", "may not do that"),
+            ("InvalidAccessKeyId", "location-denied", "are not accepted: InvalidAccessKeyId"),
+            ("SignatureDoesNotMatch", "location-denied", "are not accepted"),
+            ("ExpiredToken", "location-denied", "have expired"),
+            ("RequestTimeTooSkewed", "location-clock", "clocks"),
+            ("InvalidObjectState", "location", "archive"),
+        ],
+    )
+    def test_refusals_are_not_repeated(self, location, double, code, id, words):
+        error, attempts = self.caught(location, double, Fault("get", times=100, status=403, code=code))
+        assert (error.id, attempts) == (id, 1)
+        assert words in error.message
+        assert error.hint
+
+    @pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
+    def test_outages_are(self, location, double, status):
+        error, attempts = self.caught(location, double, Fault("get", times=100, status=status))
+        assert (error.id, attempts) == ("location-down", location.options.attempts)
+
+    def test_attempts_as_configured(self, open_s3, double):
+        _error, attempts = self.caught(open_s3(attempts=3), double, Fault("get", times=100, cut=True))
+        assert attempts == 3
+
+    def test_another_region(self, open_s3, double):
+        fault = Fault("get", times=9, status=400, code="AuthorizationHeaderMalformed")
+        fault.headers = {"x-amz-bucket-region": "eu-west-7"}
+        error, _attempts = self.caught(open_s3(region="eu-west-1"), double, fault)
+        assert error.id == "location-config"
+        assert "not in eu-west-1" in error.message
+
+    def test_nobody_there(self, open_s3):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            location = open_s3(endpoint_url=f"http://127.0.0.1:{taken.getsockname()[1]}", attempts=2)
+            with pytest.raises(LocationError, match="cannot be reached") as caught:
+                location.stat("packs/a")
+        assert caught.value.id == "location-down"
+
+    def test_no_such_host(self, open_s3):
+        with pytest.raises(LocationError, match="cannot be reached") as caught:
+            open_s3(endpoint_url="http://nowhere.invalid", attempts=1).stat("packs/a")
+        assert caught.value.id == "location-down"
+
+    def test_tls_to_a_port_without(self, open_s3, endpoint, double):
+        with pytest.raises(LocationError, match="does not speak TLS") as caught:
+            open_s3(endpoint_url=endpoint.replace("http:", "https:")).stat("packs/a")
+        assert caught.value.id == "location-config"
+
+    def test_a_store_that_stops_answering(self, open_s3, double):
+        go = threading.Event()
+        double.faults = [Fault("get", meanwhile=lambda: go.wait(10))]
+        location = open_s3(timeout=0.2, attempts=1)
+        with pytest.raises(LocationError, match="stopped answering"):
+            location.read("packs/a")
+        go.set()
+
+    def test_a_page_that_is_not_xml(self, location, double):
+        double.faults = [Fault("list", times=9, status=404)]
+        with pytest.raises(LocationError):
+            list(location.list(""))
+
+
+class TestCredentials:
+    def test_readable_by_others(self, location, credentials):
+        credentials.chmod(0o640)
+        with pytest.raises(LocationError, match="can be read by others") as caught:
+            location.stat("packs/a")
+        assert caught.value.id == "secret-file-mode"
+
+    def test_not_there(self, location, credentials):
+        credentials.unlink()
+        with pytest.raises(LocationError, match="cannot read"):
+            location.stat("packs/a")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "very-secret\n",
+            "[other]\naws_access_key_id=a\n",
+            "[default]\naws_access_key_id = a\n",
+            "[default\nvery-secret",
+        ],
+    )
+    def test_no_such_section_and_no_secret_in_the_error(self, location, credentials, text):
+        credentials.chmod(0o600)
+        credentials.write_text(text)
+        with pytest.raises(LocationError) as caught:
+            location.stat("packs/a")
+        assert "very-secret" not in f"{caught.value} {caught.value.hint} {caught.value.__cause__}"
+        assert str(credentials) in caught.value.message
+
+    def test_another_profile(self, open_s3, credentials, double):
+        credentials.chmod(0o600)
+        credentials.write_text(
+            "[ours]\naws_access_key_id = AKIAOURS\naws_secret_access_key = x\naws_session_token = t\n"
+        )
+        open_s3(profile="ours").stat("packs/a")
+        assert "AKIAOURS" in double.seen[0].headers["authorization"]
+        assert double.seen[0].headers["x-amz-security-token"] == "t"
+
+    def test_those_of_the_user_do_not_matter(self, location, double, monkeypatch):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUSER")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        monkeypatch.setenv("AWS_PROFILE", "nowhere")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+        location.stat("packs/a")
+        assert "AKIAME" in double.seen[0].headers["authorization"]
+
+    def test_new_ones_are_taken_up(self, location, double, credentials):
+        put(location, "packs/a", b"x")
+
+        def renew() -> None:
+            credentials.chmod(0o600)
+            credentials.write_text("[default]\naws_access_key_id = AKIANEW\naws_secret_access_key = x\n")
+
+        double.faults = [Fault("get", status=400, code="ExpiredToken", meanwhile=renew)]
+        assert location.read("packs/a") == b"x"
+        assert "AKIANEW" in double.seen[-1].headers["authorization"]
+
+
+class TestTrial:
+    """What init and check try."""
+
+    def test_a_good_store(self, location, double):
+        warnings = try_location(location, "trial")
+        assert warnings == ["the bucket keeps no versions: what somebody deletes with these credentials is gone"]
+        assert double.objects == {}
+        assert double.uploads == {}
+        assert {"put", "part", "complete"} <= set(double.operations())
+
+    def test_a_store_that_overwrites(self, location, double):
+        double.conditional = False
+        with pytest.raises(LocationError) as caught:
+            try_location(location, "trial")
+        assert caught.value.id == "location-unfit"
+        assert "create_only: check" in caught.value.hint
+        assert double.objects == {}
+
+    def test_with_the_weaker_way_it_passes(self, open_s3, double):
+        double.conditional = False
+        try_location(open_s3(create_only="check"), "trial")
+
+    def test_a_store_that_refuses_conditions(self, location, double):
+        double.faults = [Fault("put", times=100, status=501, code="NotImplemented")]
+        with pytest.raises(LocationError) as caught:
+            try_location(location, "trial")
+        assert caught.value.id == "location-unfit"
+        assert "create_only: check" in caught.value.hint
+
+    def test_object_lock_that_the_bucket_does_not_have(self, open_s3, double):
+        location = open_s3(object_lock=ObjectLock("compliance", datetime.timedelta(days=1)))
+        with pytest.raises(LocationError, match="has no Object Lock") as caught:
+            try_location(location, "trial")
+        assert caught.value.id == "location-unfit"
+        assert "put" not in double.operations()
+
+
+def test_opening_imports_and_reads_nothing(tmp_path):
+    options = S3Options("b", "p", credentials_file=tmp_path / "missing")
+    location = open_location(LocationConfig("cloud", "s3", required=False, s3=options))
+    assert (location.name, location.required, location.describe()) == ("cloud", False, "s3://b/p")
+    assert location.requests() == {}
+    assert location.capacity().free is None
+    with pytest.raises(CryoError):
+        location.stat("x")
+
+
+@pytest.mark.parametrize(
+    ("options", "style"),
+    [
+        ({}, "auto"),
+        ({"endpoint_url": "https://s3.eu-west-1.amazonaws.com"}, "auto"),
+        ({"endpoint_url": "https://store.example"}, "path"),
+        ({"endpoint_url": "https://store.example", "addressing": "virtual"}, "virtual"),
+        ({"addressing": "path"}, "path"),
+    ],
+)
+def test_addressing(options, style):
+    assert addressing(S3Options("b", **options)) == style
