@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import secrets
 import signal
 import sys
@@ -111,6 +112,7 @@ class Gateway(ObjectStore):
         self.url = f"https://{LOOPBACK}:{self._https}"
         self.http_url = f"http://{LOOPBACK}:{self._http}"
         self._users = 0
+        self._secrets: dict[str, str] = {}
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
             self._start()
@@ -190,7 +192,12 @@ class Gateway(ObjectStore):
             "generate-key": "false",
         }
         admin_request(self.http_url, self._admin, self.region, "PUT", "/admin/user", query)
+        self._secrets[made.access_key] = made.secret_key
         return made
+
+    def secret_of(self, access_key: str) -> str:
+        """The secret of a user that ``user`` made, for whoever has to sign a request anew."""
+        return self._secrets[access_key]
 
     def suspend(self, user: User, *, suspended: bool = True) -> None:
         """Take a user's rights away, or give them back."""
@@ -207,6 +214,14 @@ class Gateway(ObjectStore):
             "enabled": str(bytes_at_most >= 0).lower(),
         }
         admin_request(self.http_url, self._admin, self.region, "PUT", "/admin/user", query)
+
+    def requests(self) -> int:
+        """Requests that the gateway got since it was started, S3's and the administrator's."""
+        [socket] = self._enclosure.path("run/ceph").glob("ceph-client.rgw.*.asok")
+        counters = json.loads(
+            self._enclosure.run(["ceph", "--admin-daemon", f"/run/ceph/{socket.name}", "perf", "dump", "rgw"])
+        )
+        return int(counters["rgw"]["req"])
 
     def log(self) -> str:
         """The end of what the gateway wrote."""

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, CryoProtect Backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures: object stores beside the real one of ``tests/conftest.py``."""
+"""Fixtures: what stands beside the real object store of ``tests/conftest.py``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from .ceph import Gateway
 from .moto import MotoServer
+from .s3proxy import S3Proxy
 from .workspace import Lab
 
 
@@ -19,3 +21,11 @@ def moto_server(lab: Lab) -> Iterator[MotoServer]:
     server = MotoServer(lab.path / "moto", lab.account)
     yield server
     server.close()
+
+
+@pytest.fixture
+def s3_proxy(s3: Gateway) -> Iterator[S3Proxy]:
+    """A proxy in front of the real object store that breaks what the test wants broken."""
+    proxy = S3Proxy(s3)
+    yield proxy
+    proxy.close()
