@@ -45,13 +45,19 @@ keep_without_cluster() {
     echo 'create_main_cluster = false' | "${root[@]}" tee --append "$createcluster" >/dev/null
 }
 
+# The tests start a server of their own; the machine's is nobody's wish. Debian's sshd honours this file, at
+# installation and at every boot. It stays; remove it to have one.
+keep_sshd_off() {
+    "${root[@]}" mkdir -p /etc/ssh
+    "${root[@]}" touch /etc/ssh/sshd_not_to_be_run
+}
+
 echo "Installing: ${missing[*]}" >&2
 apt update
 for package in "${missing[@]}"; do
-    case $package in postgresql | postgresql-[0-9]*)
-        keep_without_cluster
-        break
-        ;;
+    case $package in
+        openssh-server) keep_sshd_off ;;
+        postgresql | postgresql-[0-9]*) [ -n "${saved:-}" ] || keep_without_cluster ;;
     esac
 done
 apt install --no-install-recommends "${missing[@]}" >&2

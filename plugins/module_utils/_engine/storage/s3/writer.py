@@ -46,6 +46,7 @@ class S3Writer:
         self._parts: list[Future[dict[str, t.Any]]] = []
         self._checked = 0  # so many of them went well
         self._part_crcs = Checksum()
+        self._whole = Checksum()
         self._stop = threading.Event()
         self._over = False
 
@@ -62,6 +63,8 @@ class S3Writer:
             self._location.sender.take(len(piece))
             self._buffer += piece
             self._crc.add(data if whole else piece)
+            if self._upload is not None:
+                self._whole.add(data if whole else piece)
             view = view[room:]
 
     def commit(self) -> None:
@@ -123,6 +126,7 @@ class S3Writer:
         sender = self._location.sender
         if self._upload is None:
             self._upload = sender.send(0, self._begin)
+            self._whole.value = self._crc.value
         body, crc, number = self._buffer, self._crc, len(self._parts) + 1
         self._buffer, self._crc = bytearray(), Checksum()
         self._size += crc.size
@@ -178,7 +182,9 @@ class S3Writer:
         except RequestFailed as error:
             self._settle(error)
         else:
-            self._must_echo(answer, self._part_crcs.text)
+            # Ceph always answers with that of the whole object, whatever it was asked for.
+            is_whole = answer.get("ChecksumType") == "FULL_OBJECT"
+            self._must_echo(answer, (self._whole if is_whole else self._part_crcs).text)
             self._must_be_mine_afterwards()
 
     def _abandon(self) -> None:
