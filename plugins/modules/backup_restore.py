@@ -230,6 +230,12 @@ restore:
       type: int
       returned: always
       sample: 3221225472
+    locations:
+      description: >-
+        By name, C(status) (V(ok), or V(failed) when it did not answer, also from the middle of the restore on),
+        C(bytes_read) of its packs, and C(error).
+      type: dict
+      returned: always
     seconds:
       description: How long it took.
       type: float

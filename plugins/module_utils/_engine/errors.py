@@ -11,6 +11,7 @@
     ├── RepositoryError      the repository could not be read or written
     │   ├── LocationError    one location failed (down, full, no permission)
     │   │   └── LocationFull
+    │   ├── UnknownEpoch     an object is of an epoch of which the keys are not here
     │   ├── ObjectMissing    an object that must exist does not
     │   ├── ObjectConflict   an object of that name exists and has other content
     │   └── DamageError      an object exists and is not what was written               exit 4
@@ -55,6 +56,11 @@ class CryoError(Exception):
     def as_dict(self) -> dict[str, str]:
         """The object that ``--json`` prints under ``error`` and that modules return."""
         return {"id": self.id, "message": self.message, "hint": self.hint}
+
+
+def reason_of(error: CryoError, location: str) -> str:
+    """The message, without the name of the location at its beginning: for sentences that name it already."""
+    return error.message.removeprefix(f"location {location!r}: ")
 
 
 class ConfigError(CryoError):
@@ -104,6 +110,16 @@ class DamageError(RepositoryError):
     id = "damage"
     exit_code = EXIT_DAMAGE
     usual_hint = "Nothing damaged was used. `cryobackup verify --all` shows what else is, and which backups need it."
+
+
+class UnknownEpoch(RepositoryError):
+    """An object says that it is of an epoch of which there is no catalog key here. Nothing has authenticated that."""
+
+    id = "unknown-epoch"
+
+    def __init__(self, message: str, *, hint: str, epoch: int) -> None:
+        super().__init__(message, hint=hint)
+        self.epoch = epoch
 
 
 class RestoreError(CryoError):

@@ -66,14 +66,24 @@ class Parent:
 
 
 def open_parent(session: BackupSession, state: ClusterState) -> Parent | str:
-    """The session's parent, from the first location that has its manifest undamaged; or why there is none."""
+    """The session's parent, from the first location that has its manifest undamaged; or why there is none.
+
+    Should that location fail while the files are compared, the others are asked.
+    """
     record = session.parent
     if record is None:
         return session.parent_refused or "it has no parent"
     problem = f"no location has the manifest of backup {record.id}"
     for location in session.fanout.healthy:
         try:
-            manifest = Manifest(session.repository.keys, location, session.source, record.id)
+            manifest = Manifest(
+                session.repository.keys,
+                location,
+                session.source,
+                record.id,
+                others=[other for other in session.fanout.healthy if other is not location],
+                breaker=session.repository.breaker,
+            )
             versions = {
                 entry.path: entry
                 for entry in manifest.entries()

@@ -12,6 +12,7 @@ import typing as t
 from pathlib import Path
 
 from ..config import default_workers
+from ..errors import reason_of
 from ..events import Silent
 from ..repository.catalog import Catalog
 from ..repository.model import PHYSICAL
@@ -97,9 +98,11 @@ def restore_cluster(
         with holding(repository, backup, clock(), told):
             done = build(prepared, recovery, workers=workers, durable=True, reporter=told, now=clock(), keeper=keeper)
         _fill(result, done)
+        _tell_of_failed(repository, told)
         _tell_about_wal(done.wal, request.target, told)
         if request.start:
             start(result, request, prepared, _programs(config, source, request), told)
+    result.locations = _locations(repository)
     result.next_steps = next_steps(result, prepared, in_place=in_place)
     result.warnings = list(told.warnings)
     result.seconds = round((clock() - begun).total_seconds(), 3)
@@ -173,7 +176,7 @@ def _plan(repository: Repository, source: str, request: RestoreRequest, now: dt.
     for name, error in repository.lost.items():
         if name not in request.without:
             told.warn(
-                f"location {name} does not answer ({error.message}): recovery stops where only it has more WAL; "
+                f"location {name} does not answer ({reason_of(error, name)}): recovery stops where only it has more WAL; "
                 f"--without {name} if it is lost for good"
             )
     for broken in catalog.broken:
@@ -373,6 +376,24 @@ def _tell_about_wal(wal: Rescued, target: Path, told: Reporter) -> None:
             "recovery does not use all of them, and nobody else has them. Remove that directory once nobody will want "
             "another moment than this one"
         )
+
+
+def _locations(repository: Repository) -> dict[str, dict[str, t.Any]]:
+    """Where the backup was read from, and what did not answer."""
+    read = repository.breaker.read
+    failed = {**repository.breaker.failures, **repository.lost}
+    found: dict[str, dict[str, t.Any]] = {}
+    for name in (*(location.name for location in repository.locations), *repository.lost):
+        found[name] = {"status": "failed" if name in failed else "ok", "bytes_read": read.get(name, 0)}
+        if name in failed:
+            found[name]["error"] = failed[name].as_dict()
+    return found
+
+
+def _tell_of_failed(repository: Repository, told: Reporter) -> None:
+    for name, error in repository.breaker.failures.items():
+        others = ", ".join(other for other in repository.breaker.read if other != name)
+        told.warn(f"location {name} failed during the restore ({reason_of(error, name)}): the rest is from {others}")
 
 
 def _fill(result: RestoreResult, done: Materialised) -> None:

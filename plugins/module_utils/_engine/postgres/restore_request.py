@@ -94,6 +94,8 @@ class RestoreResult:
     saved_wal: dict[str, t.Any]
     """Files of ``pg_wal`` that were never archived, put aside: ``directory`` (None: there are none), ``files``."""
     dry_run: bool
+    locations: dict[str, dict[str, t.Any]] = dataclasses.field(default_factory=dict)
+    """By name: ``status`` (``ok`` or ``failed``, on the way or before), ``bytes_read`` of packs, ``error``."""
     started: bool = False
     state: str = ""
     """What pg_control said at the end, when the server was started."""

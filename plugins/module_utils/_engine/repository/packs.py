@@ -267,7 +267,8 @@ def first_good(
 class _Opened:
     """An object in one location, authenticated as far as it was read."""
 
-    def __init__(self, decoder: container.ObjectDecoder) -> None:
+    def __init__(self, source: ObjectSource, decoder: container.ObjectDecoder) -> None:
+        self.source = source
         self.decoder = decoder
         self._table: list[container.FrameInfo] | None = None
 
@@ -363,7 +364,7 @@ class FrameReader:
             ):
                 break
             count, end = count + 1, table[number].end
-        return _Joined(location, opened, numbers[:count], start, location.read(self.name, start, end - start))
+        return _Joined(location, opened, numbers[:count], start, opened.source.read(start, end - start))
 
     def _open_joined(self, joined: _Joined) -> t.Iterator[tuple[int, Frame]]:
         encoded = memoryview(joined.encoded)
@@ -404,7 +405,7 @@ class FrameReader:
             opened = self._opened.get(location.name)
         if opened is None:
             source = ObjectSource(location, self.name, size=self._size)
-            opened = _Opened(container.ObjectDecoder(self._keys, self._kind, self.name, source))
+            opened = _Opened(source, container.ObjectDecoder(self._keys, self._kind, self.name, source))
             with self._lock:
                 self._opened[location.name] = opened
         return opened
