@@ -8,10 +8,13 @@ from __future__ import annotations
 import datetime as dt
 import typing as t
 
-from ..errors import EXIT_DAMAGE, EXIT_DONE, EXIT_PARTIAL
+from ..errors import EXIT_DAMAGE, EXIT_DONE, EXIT_PARTIAL, UnknownEpoch
 from ._text import format_bytes, format_table, format_time
 
 if t.TYPE_CHECKING:
+    from collections.abc import Container
+
+    from ..errors import CryoError
     from ..events import Reporter
     from ..report.backups import Fields
     from ..repository.catalog import Catalog
@@ -19,10 +22,15 @@ if t.TYPE_CHECKING:
 
 
 def reading_exit(repository: Repository, catalog: Catalog) -> int:
-    """A list that cannot be complete is never called a success."""
-    if catalog.broken:
+    """A list that cannot be complete is never called a success. What there are no keys for is no damage."""
+    published = {epoch for epochs in repository.published.values() for epoch in epochs}
+    if any(not _lacks_keys(broken.error, published) for broken in catalog.broken):
         return EXIT_DAMAGE
-    return EXIT_PARTIAL if repository.lost else EXIT_DONE
+    return EXIT_PARTIAL if repository.lost or catalog.broken else EXIT_DONE
+
+
+def _lacks_keys(error: CryoError, published: Container[int]) -> bool:
+    return isinstance(error, UnknownEpoch) and error.epoch in published
 
 
 def warn_of_gaps(reporter: Reporter, repository: Repository, catalog: Catalog) -> None:

@@ -74,6 +74,8 @@ def _lines(backup: Fields) -> Iterator[str]:
     yield f"size          {size} in {backup['files']} files; read {read}, stored {stored}"
     earlier = backup["packs"]["of_earlier_backups"]
     yield f"packs         {backup['packs']['own']['count']} of its own, {earlier['count']} of earlier backups"
+    epochs = ", ".join(map(str, backup["epochs_needed"]))
+    yield f"keys          of epoch {backup['epoch']}; a restore needs the identities of epoch {epochs}"
     yield from _postgres(backup["postgres"])
     yield from _change_detection(backup["change_detection"])
     for damage in backup["damage"]:

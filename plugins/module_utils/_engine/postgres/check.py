@@ -17,6 +17,7 @@ from pathlib import Path
 from ..config.advice import advice
 from ..crypto.keys import KeyRing
 from ..errors import ClusterError, ConfigError, CryoError, DamageError
+from ..repository.epochs import behind
 from ..repository.probe import probe_location
 from ..repository.repository import Repository
 from .archive_commands import archive_command, this_command
@@ -86,6 +87,7 @@ def check(
     if keys is not None:
         for name in config.repository.locations:
             _check_location(config, name, now, findings)
+        _check_epoch(config, findings)
     for cluster in clusters:
         reporter.phase(f"checking cluster {cluster.name}")
         _ClusterCheck(config, cluster, keys, findings).run(timeout)
@@ -119,6 +121,15 @@ def _check_keys(config: Config, findings: _Findings) -> KeyRing | None:
     )
     findings.passed("keys", f"repository {keys.repository_id}, epoch {keys.epoch}, {identity}")
     return keys
+
+
+def _check_epoch(config: Config, findings: _Findings) -> None:
+    try:
+        newer = behind(Repository.open(config.repository))
+    except CryoError:
+        return  # the findings about the locations say it
+    if newer is not None:
+        findings.warn("keys", newer.message, newer.hint)
 
 
 def _check_location(config: Config, name: str, now: dt.datetime, findings: _Findings) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import DamageError, RestoreError
 from ..repository.catalog import BackupRecord, locations_of
+from ..repository.epochs import need_identities
 from ..repository.manifest import Manifest, open_manifest
 from ..repository.model import PostgresInfo
 from .restore_fetch import PackShelf, absent_packs
@@ -97,12 +98,14 @@ def prepare(
     ``keep_wal_link``: pg_wal stays where a link of that name leads to: the target is the cluster's own directory.
 
     Raises RestoreError (see ``target``), TargetError for tablespaces that do not fit, DamageError when the
-    manifest is damaged or packs are not there, LocationError when no location answers.
+    manifest is damaged or packs are not there, LocationError when no location answers, KeyFileError when it lies in
+    packs of an epoch whose identity is not here.
     """
     repository.require("read")
     info = postgres(backup)
     protected = [*_repository_places(repository), *protected]
     state = check_target(target, delta=delta, system_identifier=int(info.system_identifier), protected=protected)
+    need_identities(repository.keys, backup)
     locations = _in_order(repository, backup)
     manifest = open_manifest(repository.keys, locations, backup.source, backup.id, breaker=repository.breaker)
     absent = absent_packs(manifest.header, locations)

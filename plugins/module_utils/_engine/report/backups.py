@@ -39,6 +39,7 @@ def summary(backup: BackupRecord) -> Fields:
         "bytes_source": header.totals.bytes_source,
         "bytes_stored": header.totals.bytes_stored,
         "locations": list(backup.locations),
+        "epoch": backup.epoch,
         "pinned": backup.pinned,
         "verified": None if verified is None else {"at": verified.at, **verified.data},
     }
@@ -56,6 +57,7 @@ def details(backup: BackupRecord) -> Fields:
         "entries": header.totals.entries,
         "bytes_read": header.totals.bytes_read,
         "packs": _packs(header),
+        "epochs_needed": sorted(header.epochs_needed),
         "change_detection": header.change_detection,
         "damage": [dataclasses.asdict(damage) for damage in header.damage],
         "postgres": None if header.postgres is None else dataclasses.asdict(header.postgres),

@@ -11,6 +11,7 @@ import typing as t
 from ..errors import LocationError, RepositoryError
 from ..postgres.archive_backlog import read_backlog
 from ..repository.catalog import newest
+from ..repository.epochs import behind, written_late
 from ..repository.lease import is_dead, read_leases
 from .backups import Fields, location_state, summary
 
@@ -42,8 +43,22 @@ def status(config: Config, repository: Repository, catalog: Catalog, now: dt.dat
             *(f"source {name}: {text}" for name, each in sources.items() for text in _worries(each)),
             *(f"location {name}: {text}" for name, each in locations.items() for text in _location_worries(each)),
             *(f"{broken.name} cannot be read: {broken.error.message}" for broken in catalog.broken),
+            *_key_worries(repository, catalog),
         ],
     }
+
+
+def _key_worries(repository: Repository, catalog: Catalog) -> Iterator[str]:
+    newer = behind(repository)
+    if newer is not None:
+        yield newer.message
+    for backup in catalog.backups:
+        epoch = written_late(repository, backup)
+        if epoch is not None:
+            yield (
+                f"backup {backup.id} of {backup.source} was made on {backup.header.host} with keys of epoch "
+                f"{backup.epoch} after epoch {epoch} began: has that host not got the new keys, or was it somebody else?"
+            )
 
 
 def _source(config: Config, backups: list[BackupRecord], running: list[Fields], now: dt.datetime) -> Fields:

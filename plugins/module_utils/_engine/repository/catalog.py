@@ -25,6 +25,8 @@ class BackupRecord:
     notes: tuple[Note, ...] = ()
     stored_at: dt.datetime | None = None
     """When the first location got its manifest, by that location's clock: whoever made the backup cannot set it."""
+    epoch: int = 1
+    """Of the keys that authenticate its manifest."""
 
     @property
     def id(self) -> str:
@@ -138,7 +140,13 @@ class Catalog:
         in_order = sorted(known, key=lambda note: dt.datetime.fromisoformat(note.at))
         stored_at = dt.datetime.fromtimestamp(min(modified for _unused, modified in places), dt.UTC)
         self.backups.append(
-            BackupRecord(manifest.header, tuple(location.name for location in locations), tuple(in_order), stored_at)
+            BackupRecord(
+                manifest.header,
+                tuple(location.name for location in locations),
+                tuple(in_order),
+                stored_at,
+                manifest.epoch,
+            )
         )
 
     def of(self, source: str) -> list[BackupRecord]:

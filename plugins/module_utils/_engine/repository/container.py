@@ -12,7 +12,7 @@ import typing as t
 
 from ..crypto import suite
 from ..crypto.keys import KeyRing
-from ..errors import DamageError, KeyFileError, RepositoryError
+from ..errors import DamageError, KeyFileError, RepositoryError, UnknownEpoch
 from ..storage.base import Buffer
 
 MAGIC = b"\x89CRYOBK\n"
@@ -275,10 +275,10 @@ class ObjectDecoder:
             return self._keys.header_key(self.header.epoch)
         except KeyFileError as error:
             # Not authenticated yet: one flipped bit must not pass for a lack of keys and stop everything.
-            raise RepositoryError(
+            raise UnknownEpoch(
                 f"object {self.name} says that it is of epoch {self.header.epoch}, of which there is no key",
                 hint=f"Either its header is damaged, or: {error.hint}",
-                id="unknown-epoch",
+                epoch=self.header.epoch,
             ) from error
 
     @property

@@ -14,6 +14,7 @@ from ..storage.base import Location, put
 
 if t.TYPE_CHECKING:
     from ..crypto.keys import KeyRing
+    from .catalog import BackupRecord
     from .repository import Repository
 
 _NAME = re.compile(r"keys/([1-9][0-9]{0,8})\.pub")
@@ -23,18 +24,18 @@ def name_of(epoch: int) -> str:
     return f"keys/{epoch}.pub"
 
 
-def check_published(location: Location, keys: KeyRing) -> frozenset[int]:
-    """The epochs that a location has published.
+def check_published(location: Location, keys: KeyRing) -> dict[int, float]:
+    """The epochs that a location has published, and since when by its own clock (seconds since 1970).
 
     Raises KeyFileError when keys at hand are not those that were published, LocationError when it does not answer.
     """
-    found = set()
+    found = {}
     for info in location.list("keys/"):
         match = _NAME.fullmatch(info.key)
         if match is not None:
             keys.check_published(location.read(info.key).decode("ascii", "replace"), f"location {location.name!r}")
-            found.add(int(match[1]))
-    return frozenset(found)
+            found[int(match[1])] = info.modified
+    return found
 
 
 def at_hand(keys: KeyRing) -> list[int]:
@@ -57,9 +58,35 @@ def publish_missing(repository: Repository) -> None:
     """
     for location in repository.locations:
         for epoch in at_hand(repository.keys):
-            if epoch not in repository.published.get(location.name, frozenset((epoch,))):
+            if epoch not in repository.published.get(location.name, (epoch,)):
                 with contextlib.suppress(LocationError):
                     publish(location, repository.keys, epoch)
+
+
+def need_identities(keys: KeyRing, backup: BackupRecord) -> None:
+    """Raises KeyFileError, id ``no-identity``, when a backup lies in packs whose identity is not here."""
+    missing = sorted(backup.header.epochs_needed - keys.epochs("identity"))
+    if missing:
+        here = ", ".join(map(str, sorted(keys.epochs("identity"))))
+        raise KeyFileError(
+            f"backup {backup.id} lies in packs of epoch {', '.join(map(str, missing))}, and the identity here is of "
+            f"epoch {here or 'none'}",
+            hint="Bring that identity (`cryobackup key import`, `cryobackup key recover`), or choose another backup: "
+            "`cryobackup info BACKUP` shows which epochs one needs. Nothing was changed.",
+            id="no-identity",
+        )
+
+
+def written_late(repository: Repository, backup: BackupRecord) -> int | None:
+    """The epoch that was published before the backup was made with the keys of an older one; None: all is well.
+
+    A host that has not got the new keys does that; so does who stole the old ones.
+    """
+    for published in repository.published.values():
+        for epoch, since in sorted(published.items()):
+            if epoch > backup.epoch and backup.started.timestamp() > since:
+                return epoch
+    return None
 
 
 def behind(repository: Repository) -> KeyFileError | None:

@@ -120,6 +120,8 @@ class Manifest:
             breaker=breaker,
         )
         decoder = self._frames.decoder(location)
+        self.epoch = decoder.header.epoch
+        """Of the keys that authenticate it."""
         try:
             self.header = msgspec.msgpack.decode(decoder.first_frame(container.MANIFEST_HEADER), type=BackupHeader)
         except msgspec.DecodeError as error:

@@ -139,6 +139,13 @@ class BackupHeader:
     packs: list[PackRow] = dataclasses.field(default_factory=list)
     foreign: list[ForeignPackRow] = dataclasses.field(default_factory=list)
     owners: Owners = dataclasses.field(default_factory=Owners)
+    epochs: dict[str, int] = dataclasses.field(default_factory=dict)
+    """By backup id, of this backup and of those in ``foreign``."""
+
+    @property
+    def epochs_needed(self) -> set[int]:
+        """The epochs of the packs in which it lies."""
+        return set(self.epochs.values()) or {1}
 
     @property
     def stored_bytes_own(self) -> int:

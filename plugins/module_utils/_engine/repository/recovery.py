@@ -66,10 +66,10 @@ def recover(
         )
     warnings = [f"location {where} was not looked at: {error.message}" for where, error in lost.items()]
     found, opened = _first_that_opens(stored, repository, opener, passphrase, warnings)
-    published: frozenset[int] = frozenset()
+    published: set[int] = set()
     ring = KeyRing(opened.keys, found.name)
     for location in locations:
-        published |= check_published(location, ring)
+        published |= check_published(location, ring).keys()
     mark = fingerprint_of(opened.anchor.line(), ANCHOR_DIGITS)
     if expected is not None and not fingerprint_of(opened.anchor.line(), 64).replace("-", "").startswith(expected):
         raise KeyFileError(

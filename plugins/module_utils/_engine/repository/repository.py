@@ -53,8 +53,8 @@ class Repository:
         self.breaker = Breaker()
         """For all that is read in one run."""
 
-        self.published: dict[str, frozenset[int]] = {}
-        """The epochs that each location has published, as far as it was opened by ``open``."""
+        self.published: dict[str, dict[int, float]] = {}
+        """The epochs that each location has published, and since when, as far as ``open`` opened it."""
 
     @property
     def id(self) -> str:
@@ -66,7 +66,7 @@ class Repository:
         keys = KeyRing.load(config.keys, need_identity=need_identity)
         locations: list[Location] = []
         lost: dict[str, LocationError] = {}
-        published: dict[str, frozenset[int]] = {}
+        published: dict[str, dict[int, float]] = {}
         for location_config in config.locations.values():
             location = open_location(location_config)
             try:
@@ -197,7 +197,7 @@ def describe(location: Location) -> dict[str, t.Any]:
     return description
 
 
-def _check(location: Location, keys: KeyRing) -> frozenset[int]:
+def _check(location: Location, keys: KeyRing) -> dict[int, float]:
     """The epochs it has published.
 
     Raises LocationError when it does not answer, RepositoryError or KeyFileError when it is not ours.

@@ -16,12 +16,13 @@ import pathlib
 import types
 import typing as t
 
-from ..errors import LocationError, RepositoryError
+from ..errors import LocationError, RepositoryError, UnknownEpoch
 from ..state import Spool
 from ..storage.base import Location
 from . import extents as xt
 from . import names
 from .catalog import BackupRecord
+from .epochs import publish_missing
 from .lease import encode_lease, is_dead, mark_hits, new_lease, read_leases, read_marks
 from .manifest import Manifest, ManifestWriter, open_manifest
 from .model import BackupHeader, Entry, ForeignPackRow, PackRow, pack_names
@@ -70,6 +71,7 @@ class BackupSession:
     def __enter__(self) -> t.Self:
         """Steps 2 and 3. Raises LocationError when no location takes the lease, or what ``Spool`` raises."""
         self.repository.require("write")
+        publish_missing(self.repository)
         with contextlib.ExitStack() as undo:
             file = undo.enter_context(Spool(self._spool))
             self._manifest = ManifestWriter(
@@ -102,16 +104,24 @@ class BackupSession:
     def _retire_dead_leases(self, location: Location) -> None:
         """What a crashed run of this source on this host left. Deletion may not be allowed: then it stays."""
         now = location.now()
-        for info, lease in read_leases(self.repository.keys, location):
+        try:
+            leases = read_leases(self.repository.keys, location)
+        except UnknownEpoch:  # hosts with newer keys are at work: theirs to retire
+            return
+        for info, lease in leases:
             if lease.source == self.source and is_dead(lease, info, now):
-                location.delete(info.key)
+                with contextlib.suppress(LocationError):
+                    location.delete(info.key)
 
     def _parent_problem(self, parent: BackupRecord) -> str | None:
         missing = [location.name for location in self.fanout.healthy if location.name not in parent.locations]
         if missing:
             return f"backup {parent.id} is not in location {', '.join(missing)}"
-        if self._marked(parent.header):
-            return f"backup {parent.id} is about to be deleted"
+        try:
+            if self._marked(parent.header):
+                return f"backup {parent.id} is about to be deleted"
+        except UnknownEpoch:
+            return f"what is about to be deleted cannot be read with the keys here, perhaps backup {parent.id}"
         # Asked after the marks: a mark that was finished before we looked has taken the manifest with it.
         name = names.manifest(parent.source, parent.id)
         gone: list[bool] = []
@@ -131,7 +141,10 @@ class BackupSession:
         """The parent's manifest, from the first location that has it undamaged."""
         if self.parent is None:
             raise RepositoryError("a backup without parent has no parent manifest")
-        return open_manifest(self.repository.keys, self.fanout.healthy, self.source, self.parent.id)
+        repository = self.repository
+        return open_manifest(
+            repository.keys, self.fanout.healthy, self.source, self.parent.id, breaker=repository.breaker
+        )
 
     def refer(self, parent_extents: xt.Extents) -> xt.Extents:
         """Extents of the parent's manifest as extents of this one. One thread only."""
@@ -167,6 +180,9 @@ class BackupSession:
             raise RepositoryError("internal: an entry refers to a pack that was not finished")
         header.packs = [row._replace(live=self._live.get(row.number, 0)) for row in self.packs.rows]
         header.foreign = self._foreign.rows(self._live)
+        known = self.parent.header.epochs if self.parent is not None else {}
+        header.epochs = {pack.backup_id: known.get(pack.backup_id, 1) for pack in header.foreign}
+        header.epochs[self.backup_id] = self.repository.keys.epoch
         header.totals.entries = self._manifest.entries
         header.totals.bytes_stored = header.stored_bytes_own
         self.fanout.each(self._still_safe)
@@ -196,16 +212,20 @@ class BackupSession:
             self._still_safe(location)
             self._packs_are_there(location, header)
         except LocationError:
-            location.delete(names.manifest(self.source, self.backup_id))
+            with contextlib.suppress(LocationError):  # not allowed everywhere: a verification will tell of it
+                location.delete(names.manifest(self.source, self.backup_id))
             raise
 
     @staticmethod
     def _packs_are_there(location: Location, header: BackupHeader) -> None:
-        for name, (size, _digest) in pack_names(header).items():
-            info = location.stat(name)
-            if info is None or info.size != size:
+        wanted = {name: size for name, (size, _digest) in pack_names(header).items()}
+        found: dict[str, int] = {}
+        for backup_id in sorted({name.split("/")[1] for name in wanted}):
+            found |= {info.key: info.size for info in location.list(names.packs(backup_id))}
+        for name, size in wanted.items():
+            if found.get(name) != size:
                 raise LocationError(
-                    f"location {location.name!r}: {name} is {'missing' if info is None else 'incomplete'}",
+                    f"location {location.name!r}: {name} is {'incomplete' if name in found else 'missing'}",
                     hint="Something deletes objects there. The backup was taken back; run `cryobackup verify --all`.",
                     id="backup-incomplete",
                 )
