@@ -13,7 +13,7 @@ import datetime as dt
 import time
 import typing as t
 
-from ..errors import ConfigError, LocationError
+from ..errors import ConfigError, LocationError, reason_of
 from ..locks import locked
 from ..repository import model
 from ..repository.catalog import Catalog
@@ -38,7 +38,7 @@ from .wal import segment_names
 from .walk import Walk
 
 if t.TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..config import ClusterConfig, Config
     from ..errors import CryoError
@@ -77,6 +77,7 @@ def take_backup(
     check_arguments(kind, label)
     with locked(config.state_directory, f"source-{cluster.name}", f"a backup of {cluster.name}"):
         repository = Repository.open(config.repository)
+        require_locations(config, repository)
         with Connection(cluster.connection, application_name=f"cryobackup backup {cluster.name}") as connection:
             run = _Run(config, cluster, repository, connection, reporter, clock)
             return run.run(kind, label, fast_checkpoint=fast_checkpoint)
@@ -218,18 +219,18 @@ class _Run:
             segment_names(start.start_timeline, start.start_lsn, stopped.stop_lsn, facts.control.wal_segment_size),
             timeout=self._cluster.archive_timeout,
             keys=self._repository.keys,
-            explain=self._explain_archiver,
+            explain=lambda: self._explain_archiver(session.fanout.lost),
         )
         for name in wait.missing:
             session.fanout.lose(places[name], _lacks_wal(name, wait))
 
-    def _explain_archiver(self) -> str:
+    def _explain_archiver(self, lost: Iterable[str]) -> str:
         rows = self._connection.query(
             "SELECT failed_count, last_failed_wal, last_failed_time::text, last_archived_wal FROM pg_stat_archiver"
         )
         failed, wal, when, archived = rows[0] if rows else (0, None, None, None)
         last = f"The last segment it archived was {archived}." if archived else "It has archived nothing so far."
-        down = [name for name in self._repository.lost if self._config.repository.locations[name].required]
+        down = [name for name in lost if self._config.repository.locations[name].required]
         if down:
             last += f" WAL counts as archived only when it is in {', '.join(down)} too, which does not answer."
         if not failed:
@@ -243,14 +244,29 @@ class _Run:
         }
         for name, error in commit.lost.items():
             if name not in self._repository.lost:
-                self._reporter.warn(f"location {name} does not have the backup: {error.message}")
+                self._reporter.warn(f"location {name} does not have the backup: {reason_of(error, name)}")
         return BackupResult.of(header, requested=kind, locations=locations, seconds=seconds)
+
+
+def require_locations(config: Config, repository: Repository) -> None:
+    """Without a required location no WAL counts as archived, and a backup would wait for its own in vain.
+
+    Raises LocationError.
+    """
+    for name, error in repository.lost.items():
+        if config.repository.locations[name].required:
+            raise LocationError(
+                f"required location {name} does not answer: {reason_of(error, name)}",
+                hint="No backup was begun: it needs its WAL in every required location. Bring the location back; or "
+                f"set `required: false` for it, when WAL and backups may count without it. {error.hint}",
+                id=error.id,
+            )
 
 
 def warn_of(repository: Repository, facts: Facts, connection: Connection, reporter: Reporter) -> None:
     """Tell what does not stop a backup, and makes it worth less or slow."""
     for name, error in repository.lost.items():
-        reporter.warn(f"location {name} does not take part: {error.message}")
+        reporter.warn(f"location {name} does not take part: {reason_of(error, name)}")
     if facts.major > NEWEST_TESTED_MAJOR:
         reporter.warn(f"PostgreSQL {facts.major} is newer than what this version was tested with")
     failing = connection.query(
