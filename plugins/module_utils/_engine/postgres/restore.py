@@ -176,8 +176,8 @@ def _plan(repository: Repository, source: str, request: RestoreRequest, now: dt.
     for name, error in repository.lost.items():
         if name not in request.without:
             told.warn(
-                f"location {name} does not answer ({reason_of(error, name)}): recovery stops where only it has more WAL; "
-                f"--without {name} if it is lost for good"
+                f"location {name} does not answer ({reason_of(error, name)}): recovery stops where only it has more "
+                f"WAL; --without {name} if it is lost for good"
             )
     for broken in catalog.broken:
         told.warn(f"{broken.name} cannot be read and is passed over: {broken.error.message}")

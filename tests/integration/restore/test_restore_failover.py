@@ -1,0 +1,114 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One of two locations is lost in the middle of a backup, and in the middle of a restore: both finish."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+
+from cryobackup.events import Silent
+from cryobackup.postgres.backup import take_backup
+from cryobackup.postgres.restore import RestoreRequest, restore_cluster
+from cryobackup.repository import packs as packs_module
+from cryobackup.storage import open as storage_open
+from cryobackup.storage.posix import PosixLocation
+from tests.integration.backup.lab import SOURCE
+from tests.lab import Cluster, LiveWriter, Workspace, prove_restore, sample_data
+
+from .lab import RestoreLab
+
+
+class Vanishing(PosixLocation):
+    """Its directory is taken away before its n-th call of one kind: packs begun, or reads of packs."""
+
+    def __init__(self, name: str, path: Path, required: bool, *, create: int = -1, read: int = -1) -> None:
+        super().__init__(name, path, required=required)
+        self._left = {"create": create, "read": read}
+
+    def _count(self, kind: str, key: str) -> None:
+        if key.startswith("packs/"):
+            self._left[kind] -= 1
+            if self._left[kind] == 0:
+                self.path.rename(self.path.with_name(f"{self.path.name}.lost"))
+
+    def create(self, key: str):
+        self._count("create", key)
+        return super().create(key)
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        self._count("read", key)
+        return super().read(key, offset, length)
+
+
+@pytest.fixture
+def twofold(workspace: Workspace, runtime: Path, cluster: Cluster) -> RestoreLab:
+    made = RestoreLab(workspace, runtime, cluster, locations={"near": True, "far": False})
+    sample_data(cluster, 24)
+    return made
+
+
+def let_vanish(lab: RestoreLab, monkeypatch: pytest.MonkeyPatch, name: str, **when: int) -> None:
+    """The next repository that is opened in this process loses that location."""
+    original = storage_open.open_location
+
+    def open_location(config):
+        if config.name != name:
+            return original(config)
+        return Vanishing(name, lab.locations[name], config.required, **when)
+
+    monkeypatch.setattr("cryobackup.repository.repository.open_location", open_location)
+
+
+def test_lost_in_the_middle_of_a_backup_and_of_a_restore(twofold: RestoreLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = twofold
+    monkeypatch.setattr(packs_module, "PACK_TARGET_BYTES", 1 << 20)
+    monkeypatch.setattr(packs_module, "JOINED_BYTES", 1 << 20)
+    config = lab.config()
+    with LiveWriter(lab.cluster) as writer:
+        writer.wait_rows(50)
+        with monkeypatch.context() as patch:
+            let_vanish(lab, patch, "far", create=4)
+            result = take_backup(config, config.cluster(SOURCE), reporter=Silent())
+        assert result.status == "degraded"
+        assert result.exit_code == 3
+        assert (result.locations["near"], result.locations["far"] is None) == (None, False)
+        assert lab.manifests("near") == [result.backup_id]
+        lost = lab.locations["far"].with_name("far.lost")
+        assert not (lost / "manifests").exists()
+        lost.rename(lab.locations["far"])
+        # A second backup goes to both. It is restored while the first location goes away.
+        lab.workspace.account.own(lab.directory, recursive=True)
+        backup = lab.backup()
+        writer.wait_rows(writer.count + 50)
+    lab.archive_everything()
+    target = lab.place("restored")
+    request = RestoreRequest(target, without=("near",), workers=1)
+    with monkeypatch.context() as patch:
+        let_vanish(lab, patch, "near", read=6)
+        restored = restore_cluster(
+            lab.config(), SOURCE, request, reporter=Silent(), clock=lambda: dt.datetime.now(dt.UTC)
+        )
+    assert restored.backup_id == backup["backup_id"]
+    assert restored.status == "ok"
+    assert restored.locations["near"]["status"] == "failed"
+    assert restored.locations["near"]["bytes_read"] > 0
+    assert restored.locations["near"]["error"]["message"]
+    assert restored.locations["far"]["status"] == "ok"
+    assert restored.locations["far"]["bytes_read"] > restored.locations["near"]["bytes_read"]
+    assert any("near failed during the restore" in warning for warning in restored.warnings)
+    prove_restore(lab.workspace, target, rows=writer.expect_all())
+
+
+def test_a_required_location_that_is_down_stops_a_backup_at_once(workspace: Workspace, runtime: Path, cluster: Cluster):
+    """Not after the minutes that PostgreSQL would be waited for in vain."""
+    lab = RestoreLab(workspace, runtime, cluster, locations={"near": True, "far": True})
+    lab.set(archive_timeout=3600)
+    lab.locations["far"].rename(lab.locations["far"].with_name("away"))
+    error = lab.refused()
+    assert error["message"].startswith("required location far does not answer: ")
+    assert "location 'far'" not in error["message"]
+    assert "`required: false`" in error["hint"]
