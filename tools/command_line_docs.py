@@ -30,11 +30,16 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     for command in COMMANDS.values():
         parser = _parser.Parser.of_command(command.name, command.help)
         command.load().add_arguments(parser)
-        actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-        if not actions:
-            found[command.name] = parser
-        for action in actions:
-            found |= {f"{command.name} {name}": child for name, child in action.choices.items()}
+        found |= actions_of(command.name, parser)
+    return found
+
+
+def actions_of(name: str, parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    found = {} if actions else {name: parser}
+    for action in actions:
+        for word, child in action.choices.items():
+            found |= actions_of(f"{name} {word}", child)
     return found
 
 

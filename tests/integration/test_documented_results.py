@@ -17,7 +17,7 @@ from tests.lab import Cluster, Workspace
 
 PAGE = Path(__file__).parents[2] / "docs/command-line.md"
 # Those that need not be there; `warnings` stands in the chapter that holds for all commands.
-OPTIONAL = {"warnings", "location", "bytes", "output"}
+OPTIONAL = {"warnings", "location", "bytes", "output", "locked_epochs"}
 
 COMMANDS = [
     ["config", "check"],

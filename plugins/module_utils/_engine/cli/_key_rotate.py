@@ -21,6 +21,13 @@ if t.TYPE_CHECKING:
     from ._frame import Context
 
 
+_WHY: t.Final = {
+    "older": "has not had the one before either. To bring that recipient back: `cryobackup key recipient add`",
+    "false": "no keeper of the keys made that wrap. Who has put it into the storage?",
+    "unknown": "the identity is missing here that could tell whether the wrap is true",
+}
+
+
 def add_arguments(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     rotate_ = actions.add_parser("rotate", help="new keys for all that is written from now on")
     rotate_.add_argument(
@@ -43,7 +50,8 @@ def rotate(args: argparse.Namespace, context: Context) -> Outcome:
     directory = context.config.repository.keys
     done = rotate_keys(context.config.repository, context.now(), without=args.without)
     for standing in done.left_out:
-        context.reporter.warn(f"recipient {standing.name} ({standing.state}) does not have epoch {done.epoch}")
+        why = "as was asked" if standing.name in args.without else _WHY[standing.state]
+        context.reporter.warn(f"recipient {standing.name} does not get epoch {done.epoch}: {why}")
     result = {
         "changed": True,
         "epoch": done.epoch,
