@@ -182,9 +182,8 @@ class S3Writer:
         except RequestFailed as error:
             self._settle(error)
         else:
-            # Ceph always answers with that of the whole object, whatever it was asked for.
-            is_whole = answer.get("ChecksumType") == "FULL_OBJECT"
-            self._must_echo(answer, (self._whole if is_whole else self._part_crcs).text)
+            # Ceph answers with that of the whole object, whatever it was asked for, and calls it what it likes.
+            self._must_echo(answer, self._part_crcs.text, self._whole.text)
             self._must_be_mine_afterwards()
 
     def _abandon(self) -> None:
@@ -233,10 +232,10 @@ class S3Writer:
         if head["ContentLength"] != size:
             raise self._unfit(f"keeps {head['ContentLength']} of the {size} bytes of {self._key}") from error
 
-    def _must_echo(self, answer: dict[str, t.Any], expected: str) -> None:
+    def _must_echo(self, answer: dict[str, t.Any], *expected: str) -> None:
         """What the store says that it has. Not all of them say it."""
         echoed = answer.get("ChecksumCRC32C")
-        if echoed is not None and echoed.partition("-")[0] != expected:
+        if echoed is not None and echoed.partition("-")[0] not in expected:
             raise self._unfit(f"has other bytes of {self._key} than were sent to it")
 
     def _conflict(self) -> ObjectConflict:
