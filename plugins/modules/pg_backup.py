@@ -66,6 +66,13 @@ options:
     description: Take a backup even when there is a good one of O(max_age).
     type: bool
     default: false
+  space_check:
+    description:
+      - Do not begin a backup that surely does not fit into a required location (RV(error.id=no-room)), and leave
+        optional locations out that cannot take it.
+      - With V(false) it is begun, and a location that becomes full on the way is left out from then on.
+    type: bool
+    default: true
 notes:
   - Only one backup of a cluster is taken at a time on a host; a second task fails with RV(error.id=busy).
 seealso:
@@ -282,7 +289,7 @@ def work(task: Task) -> Outcome:
     ensured = ensure_backup(
         task.config,
         task.config.cluster(options["cluster"]),
-        BackupWish(options["type"], options["label"], age),
+        BackupWish(options["type"], options["label"], age, options["space_check"]),
         dry_run=task.check_mode,
         reporter=task.reporter,
         clock=task.now,
@@ -317,6 +324,7 @@ def main() -> t.NoReturn:
             "label": {"type": "str", "default": ""},
             "max_age": {"type": "str"},
             "force": {"type": "bool", "default": False},
+            "space_check": {"type": "bool", "default": True},
         },
     )
 

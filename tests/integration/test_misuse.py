@@ -441,6 +441,9 @@ def test_a_disk_that_is_full_and_one_that_is_read_only(
     disk.fill(leave_bytes=256 << 10)
     result = site.run("--json", "backup", "main")
     assert result.returncode == FAILED
+    assert one_error(result)["id"] == "no-room"
+    result = site.run("--json", "backup", "main", "--no-space-check")
+    assert result.returncode == FAILED
     error = one_error(result)
     assert error["id"] == "location-full"
     assert "cryobackup prune" in error["hint"]

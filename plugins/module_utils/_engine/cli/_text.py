@@ -8,22 +8,12 @@ from __future__ import annotations
 import datetime as dt
 import typing as t
 
+from ..words import counted, format_bytes
+
 if t.TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-
-
-def format_bytes(count: int) -> str:
-    """``1536`` → ``1.5 KiB``."""
-    if abs(count) < 1024:
-        return f"{count} B"
-    value = float(count)
-    for unit in _UNITS:
-        if abs(value) < 1023.95 or unit == _UNITS[-1]:  # what rounds to 1024.0 is one of the next
-            break
-        value /= 1024
-    return f"{value:.1f} {unit}"
+__all__ = ["counted", "format_bytes", "format_duration", "format_table", "format_time"]
 
 
 def format_duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ..errors import reason_of
 from ._frame import Outcome
 
 if t.TYPE_CHECKING:
@@ -31,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let PostgreSQL take its time for the checkpoint before the backup, instead of writing all at once",
     )
+    parser.add_argument(
+        "--no-space-check",
+        action="store_true",
+        help="begin also where the backup is not expected to fit",
+    )
 
 
 def run(args: argparse.Namespace, context: Context) -> Outcome:
@@ -44,6 +50,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
         reporter=context.reporter,
         clock=context.now,
         fast_checkpoint=not args.spread_checkpoint,
+        space_check=not args.no_space_check,
     )
     return Outcome(result.as_dict(), result.exit_code, lambda: "\n".join(_lines(result)))
 
@@ -61,7 +68,7 @@ def _lines(result: BackupResult) -> Iterator[str]:
     )
     yield f"  from {result.start_lsn} to {result.stop_lsn} on timeline {result.timeline}"
     for name, error in result.locations.items():
-        yield f"  location {name}: {'ok' if error is None else f'not there: {error.message}'}"
+        yield f"  location {name}: {'ok' if error is None else f'not there: {reason_of(error, name)}'}"
     for damage in result.damage:
         blocks = ", ".join(map(str, damage.blocks[:_BLOCKS_SHOWN]))
         more = f" and {len(damage.blocks) - _BLOCKS_SHOWN} more" if len(damage.blocks) > _BLOCKS_SHOWN else ""

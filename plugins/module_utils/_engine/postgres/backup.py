@@ -17,6 +17,7 @@ from ..errors import ConfigError, LocationError, reason_of
 from ..locks import locked
 from ..repository import model
 from ..repository.catalog import Catalog
+from ..repository.epochs import behind
 from ..repository.lease import boot_id
 from ..repository.repository import Repository
 from ..repository.session import BackupSession
@@ -34,6 +35,7 @@ from .reader import PageRules
 from .readers import Readers
 from .relfile import CONTROL_FILE
 from .result import BackupResult
+from .room import Wanted, check_room
 from .wal import segment_names
 from .walk import Walk
 
@@ -63,12 +65,14 @@ def take_backup(
     reporter: Reporter,
     clock: Callable[[], dt.datetime] = utc_now,
     fast_checkpoint: bool = True,
+    space_check: bool = True,
 ) -> BackupResult:
     """Back up a running cluster. On return the backup exists, durably, in at least one location.
 
     ``kind``: ``full`` or ``incremental``; an incremental without a usable parent becomes a full one, and the result
     says why. ``label``: one line for people. ``fast_checkpoint``: begin at once, at the price of a burst of
-    writing; else PostgreSQL takes its time (``checkpoint_completion_target``).
+    writing; else PostgreSQL takes its time (``checkpoint_completion_target``). ``space_check``: do not begin what
+    cannot fit.
 
     Raises CryoError for every failure: then there is no backup, and earlier ones are untouched. BusyError when one
     of the same source is running on this host, ClusterError when PostgreSQL does not allow or cannot do it,
@@ -80,7 +84,7 @@ def take_backup(
         require_locations(config, repository)
         with Connection(cluster.connection, application_name=f"cryobackup backup {cluster.name}") as connection:
             run = _Run(config, cluster, repository, connection, reporter, clock)
-            return run.run(kind, label, fast_checkpoint=fast_checkpoint)
+            return run.run(kind, label, fast_checkpoint=fast_checkpoint, space_check=space_check)
 
 
 def check_arguments(kind: str, label: str) -> None:
@@ -112,13 +116,20 @@ class _Run:
         self._reporter = reporter
         self._clock = clock
 
-    def run(self, kind: str, label: str, *, fast_checkpoint: bool) -> BackupResult:
+    def run(self, kind: str, label: str, *, fast_checkpoint: bool, space_check: bool) -> BackupResult:
         began = time.monotonic()
         started_at = self._clock()
         facts = examine(self._connection, self._cluster.data_directory)
         warn_of(self._repository, facts, self._connection, self._reporter)
+        newer = behind(self._repository)
+        if newer is not None:
+            self._reporter.warn(f"{newer.message}. {newer.hint}")
         state = cluster_state(facts, started_at)
-        choice = self._choose_parent(kind, state)
+        choice = choose(self._repository, self._cluster.name, kind, state)
+        if space_check and leave_room(
+            self._config, self._repository, self._connection, self._cluster.name, choice, started_at, self._reporter
+        ):
+            choice = choose(self._repository, self._cluster.name, kind, state)
         with BackupSession(
             self._repository,
             source=self._cluster.name,
@@ -136,12 +147,6 @@ class _Run:
             )
             commit = session.commit(header)
         return self._result(kind, header, commit, time.monotonic() - began)
-
-    def _choose_parent(self, kind: str, state: ClusterState) -> Choice:
-        if kind == model.FULL:
-            return Choice(None, "asked for")
-        catalog = Catalog.load(self._repository, self._cluster.name)
-        return choose_parent(catalog.of(self._cluster.name), state, self._repository.locations)
 
     def _copy(
         self,
@@ -204,9 +209,7 @@ class _Run:
         """What there is to copy, roughly, for people who wait."""
         if parent is not None:
             return parent.manifest.header.totals.bytes_source
-        if not self._connection.value("SELECT pg_has_role('pg_read_all_stats', 'USAGE')"):
-            return None
-        return int(self._connection.value("SELECT sum(pg_tablespace_size(oid))::int8 FROM pg_tablespace"))
+        return cluster_bytes(self._connection)
 
     def _wait_for_wal(self, session: BackupSession, facts: Facts, stopped: Stopped) -> None:
         """Without the WAL written meanwhile a backup is none. A location that lacks it does not get the backup."""
@@ -246,6 +249,37 @@ class _Run:
             if name not in self._repository.lost:
                 self._reporter.warn(f"location {name} does not have the backup: {reason_of(error, name)}")
         return BackupResult.of(header, requested=kind, locations=locations, seconds=seconds)
+
+
+def choose(repository: Repository, source: str, kind: str, state: ClusterState) -> Choice:
+    """What a backup of that kind is based on."""
+    if kind == model.FULL:
+        return Choice(None, "asked for")
+    return choose_parent(Catalog.load(repository, source).of(source), state, repository.locations)
+
+
+def leave_room(
+    config: Config,
+    repository: Repository,
+    connection: Connection,
+    source: str,
+    choice: Choice,
+    now: dt.datetime,
+    reporter: Reporter,
+) -> bool:
+    """``check_room`` for the backup that would be made."""
+    kind = model.FULL if choice.record is None else model.INCREMENTAL
+    wanted = Wanted(source, kind, cluster_bytes(connection))
+    return check_room(
+        config, repository, wanted, lambda: Catalog.load(repository, source).backups, now=now, reporter=reporter
+    )
+
+
+def cluster_bytes(connection: Connection) -> int | None:
+    """What the cluster takes on its disks, roughly; None where this role may not ask."""
+    if not connection.value("SELECT pg_has_role('pg_read_all_stats', 'USAGE')"):
+        return None
+    return int(connection.value("SELECT sum(pg_tablespace_size(oid))::int8 FROM pg_tablespace"))
 
 
 def require_locations(config: Config, repository: Repository) -> None:

@@ -15,10 +15,9 @@ from ..repository import model
 from ..repository.catalog import Catalog
 from ..repository.model import OK
 from ..repository.repository import Repository
-from .backup import check_arguments, cluster_state, take_backup, utc_now, warn_of
+from .backup import check_arguments, choose, cluster_state, leave_room, take_backup, utc_now, warn_of
 from .connection import Connection
 from .control import read_control
-from .parent import Choice, choose_parent
 from .preflight import examine
 from .relfile import CONTROL_FILE
 from .result import BackupResult
@@ -44,6 +43,8 @@ class BackupWish:
     label: str = ""
     max_age: dt.timedelta | None = None
     """A backup that was finished within this time is good enough; None: only a new one is."""
+    space_check: bool = True
+    """Do not begin what cannot fit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +107,15 @@ def ensure_backup(
     reason = "a new backup was asked for" if wish.max_age is None else "there is no good backup that is young enough"
     if dry_run:
         return Ensured(_predict(config, cluster, wish, reporter, clock()), taken=True, reason=reason)
-    taken = take_backup(config, cluster, kind=wish.kind, label=wish.label, reporter=reporter, clock=clock)
+    taken = take_backup(
+        config,
+        cluster,
+        kind=wish.kind,
+        label=wish.label,
+        reporter=reporter,
+        clock=clock,
+        space_check=wish.space_check,
+    )
     return Ensured(taken, taken=True, reason=reason)
 
 
@@ -161,10 +170,10 @@ def _predict(
     with Connection(cluster.connection, application_name=f"cryobackup check of {cluster.name}") as connection:
         facts = examine(connection, cluster.data_directory)
         warn_of(repository, facts, connection, reporter)
-    choice = Choice(None, "asked for")
-    if wish.kind == model.INCREMENTAL:
-        catalog = Catalog.load(repository, cluster.name)
-        choice = choose_parent(catalog.of(cluster.name), cluster_state(facts, now), repository.locations)
+        state = cluster_state(facts, now)
+        choice = choose(repository, cluster.name, wish.kind, state)
+        if wish.space_check and leave_room(config, repository, connection, cluster.name, choice, now, reporter):
+            choice = choose(repository, cluster.name, wish.kind, state)
     return Prediction(
         source=cluster.name,
         requested=wish.kind,
