@@ -94,6 +94,12 @@ def _prune() -> CommandModule:
     return prune
 
 
+def _lock() -> CommandModule:
+    from . import lock
+
+    return lock
+
+
 def _wal_push() -> CommandModule:
     from . import wal_push
 
@@ -136,6 +142,7 @@ COMMANDS: t.Final = {
         Command("verify", "prove that backups can be restored", _verify),
         Command("restore", "restore a cluster, to its latest state or to a point in time", _restore),
         Command("prune", "delete what retention does not keep", _prune),
+        Command("lock", "keep objects locked for as long as retention keeps them", _lock),
         Command("wal-push", "archive a WAL file (archive_command)", _wal_push),
         Command(
             "wal-get",
