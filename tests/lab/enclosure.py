@@ -32,7 +32,11 @@ mount -t overlay -o "lowerdir=$1,upperdir=$3/upper,workdir=$3/work" enclosure "$
 mkdir -p "$3/root/proc" "$3/root/dev"
 mount -t proc proc "$3/root/proc"
 mount --rbind /dev "$3/root/dev"
-shift 3
+if [ -n "$5" ]; then
+    mkdir -p "$3/root$5"
+    mount --bind "$4" "$3/root$5"
+fi
+shift 5
 exec chroot "$@"
 """
 WAIT = """
@@ -57,17 +61,21 @@ class Enclosure:
         root: The root to start from; it is not modified.
         folder: An empty directory to mount at, in a mount namespace that only the enclosure sees.
         megabytes: The most that its files may take of the machine's memory.
+        on_disk: A directory of the enclosure that lies in ``folder`` instead of memory: for servers that need
+            attributes of files, which kernels before 6.6 do not keep in memory.
     """
 
-    def __init__(self, root: Path, folder: Path, *, megabytes: int = 8192) -> None:
+    def __init__(self, root: Path, folder: Path, *, megabytes: int = 8192, on_disk: str = "") -> None:
         self.folder = folder
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
         self._log = folder / "logs"
         self._log.mkdir(parents=True)
         mounted = folder / "mounted"
         mounted.mkdir()
+        disk = folder / "disk"
+        disk.mkdir()
         command: list[str | Path] = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--"]
-        command += ["/bin/sh", "-c", MOUNT, "enclosure", root, f"{megabytes}m", mounted]
+        command += ["/bin/sh", "-c", MOUNT, "enclosure", root, f"{megabytes}m", mounted, disk, on_disk]
         command += [mounted / "root", "/usr/bin/python3", "-I", "-S", "-c", WAIT]
         with open(self._log / "enclosure", "wb") as log:
             self._process = subprocess.Popen(

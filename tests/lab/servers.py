@@ -11,7 +11,9 @@ import pytest
 
 from .ceph import Gateway
 from .moto import MotoServer
+from .roots import RootUnavailable
 from .s3proxy import S3Proxy
+from .swift import WeakStore
 from .workspace import Lab
 
 
@@ -29,3 +31,14 @@ def s3_proxy(s3: Gateway) -> Iterator[S3Proxy]:
     proxy = S3Proxy(s3)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture(scope="session")
+def weak_s3(lab: Lab) -> Iterator[WeakStore]:
+    """An object store where several writers of one name at once may win; shared by this session."""
+    try:
+        store = WeakStore(lab.path / "weak-s3", lab.account)
+    except RootUnavailable as error:
+        pytest.skip(str(error))
+    yield store
+    store.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import secrets
 import signal
 import stat
 import subprocess
@@ -20,7 +21,8 @@ from tests.lab import Lab, wait_until
 from tests.lab.ceph import KMS_KEY, Gateway
 from tests.lab.cleanup import lab_processes
 from tests.lab.moto import MotoServer
-from tests.lab.objects import READ, User
+from tests.lab.objects import READ, Bucket, ObjectStore, User
+from tests.lab.swift import WeakStore
 from tests.lab.workspace import CHECKOUT
 
 
@@ -62,21 +64,41 @@ def test_wrong_secrets_and_strangers_are_refused(s3: Gateway) -> None:
     assert code(refused) == "UserSuspended"
 
 
-def test_one_of_many_writers_creates(s3: Gateway) -> None:
-    bucket = s3.make_bucket()
+def race(store: ObjectStore, bucket: Bucket, key: str) -> list[str]:
+    """What each of several writers of one name at once is told."""
 
     def create(number: int) -> str:
         try:
-            s3.client().put_object(Bucket=bucket.name, Key="race", Body=str(number).encode(), IfNoneMatch="*")
+            store.client().put_object(Bucket=bucket.name, Key=key, Body=str(number).encode(), IfNoneMatch="*")
         except ClientError as error:
             return str(error.response["Error"]["Code"])
         return "created"
 
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(create, range(8)))
+        return list(pool.map(create, range(8)))
+
+
+def test_one_of_many_writers_creates(s3: Gateway) -> None:
+    bucket = s3.make_bucket()
+    results = race(s3, bucket, "race")
     assert results.count("created") == 1
     assert set(results) <= {"created", "PreconditionFailed", "ConditionalRequestConflict"}
     assert bucket.read("race") == str(results.index("created")).encode()
+
+
+def test_several_writers_create_at_the_weak_store(weak_s3: WeakStore) -> None:
+    bucket = weak_s3.make_bucket()
+    forged = User("owner", weak_s3.owner.access_key, "wrong")
+    with pytest.raises(ClientError) as refused:
+        weak_s3.client(forged).list_objects_v2(Bucket=bucket.name)
+    assert code(refused) == "SignatureDoesNotMatch"
+    # By chance one may be alone now and then.
+    wait_until(lambda: race(weak_s3, bucket, secrets.token_hex(8)).count("created") > 1, "a race with two winners")
+    # One after the other, it does as it should.
+    bucket.write("key", b"first")
+    with pytest.raises(ClientError) as refused:
+        bucket.client.put_object(Bucket=bucket.name, Key="key", Body=b"second", IfNoneMatch="*")
+    assert code(refused) == "PreconditionFailed"
 
 
 def test_versions_outlive_a_deletion(s3: Gateway) -> None:
