@@ -13,6 +13,8 @@ from typing import Protocol
 
 from tests.lab import Cluster, Workspace
 
+from .stores import Store
+
 SOURCE = "main"
 LEVEL = 3
 """zstd."""
@@ -23,7 +25,7 @@ class Contender(Protocol):
 
     name: str
     version: str
-    repository: Path
+    store: Store
     archive_command: str
 
     def backup(self, kind: str) -> list[str]:
@@ -41,15 +43,15 @@ class Cryobackup:
 
     name = "cryobackup"
 
-    def __init__(self, workspace: Workspace, cluster: Cluster, program: Path, workers: int) -> None:
+    def __init__(self, workspace: Workspace, cluster: Cluster, program: Path, workers: int, store: Store) -> None:
         self.program = program
         self.version = workspace.run([program, "--version"]).stdout.strip().removeprefix("cryobackup ")
         home = workspace.directory("cryobackup")
-        self.repository = home / "repository"
+        self.store = store
         self._workers = workers
         settings = {
             "repository": {
-                "locations": {"local": {"type": "posix", "path": str(self.repository)}},
+                "locations": {"only": store.location()},
                 "keys": str(home / "keys"),
                 "compression_level": LEVEL,
             },
@@ -86,14 +88,14 @@ class PgBackRest:
 
     name = "pgBackRest"
 
-    def __init__(self, workspace: Workspace, cluster: Cluster, program: Path, workers: int) -> None:
+    def __init__(self, workspace: Workspace, cluster: Cluster, program: Path, workers: int, store: Store) -> None:
         self.program = program
         self.version = workspace.run([program, "version"]).stdout.strip().removeprefix("pgBackRest ")
         home = workspace.directory("pgbackrest")
-        self.repository = home / "repository"
+        self.store = store
         config = home / "pgbackrest.conf"
         settings = {
-            "repo1-path": self.repository,
+            **store.pgbackrest(),
             "repo1-cipher-type": "aes-256-cbc",
             "repo1-cipher-pass": secrets.token_urlsafe(48),
             "repo1-bundle": "y",

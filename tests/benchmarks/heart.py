@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.lab import Cluster, Installation, Lab, Runtime, Workspace, distribution, installation
@@ -39,7 +40,8 @@ from .database import (
     write_segments,
 )
 from .machine import describe
-from .measure import RunFailed, Stopwatch, set_page_cache, tree_bytes
+from .measure import Run, RunFailed, Stopwatch, set_page_cache, tree_bytes
+from .stores import Stores
 from .table import BARE, Report
 
 CHANGED = 0.001
@@ -74,11 +76,16 @@ class Benchmark:
         """Who goes first alternates."""
         return self._contenders[:: 1 if number % 2 == 0 else -1]
 
-    def _measure(self, operation: str, name: str, command: Sequence[str], *read: Path) -> None:
+    def _measure(self, operation: str, contender: Contender, command: Sequence[str], *read: Path) -> None:
+        before = contender.store.requests()
+        run = self._run(operation, contender.name, command, *read)
+        self.report.add(operation, contender.name, replace(run, requests=contender.store.requests() - before))
+
+    def _run(self, operation: str, name: str, command: Sequence[str], *read: Path) -> Run:
         set_page_cache(read, warm=self._warm)
         run = self._stopwatch.run(command)
-        self.report.add(operation, name, run)
         say(f"  {operation:<32} {name:<11} {run.seconds:8.3f} s, {run.peak_bytes / 1e6:4.0f} MB")
+        return run
 
     def starts(self, program: Path) -> None:
         for _unused in range(STARTS):
@@ -98,7 +105,7 @@ class Benchmark:
         segments = write_segments(self._cluster, PUSHES)
         for segment in segments:
             for contender in turns:
-                self._measure("wal-push, one segment", contender.name, contender.wal_push(segment), segment.parent)
+                self._measure("wal-push, one segment", contender, contender.wal_push(segment), segment.parent)
 
     def _compress_only(self) -> None:
         """What compression alone costs, on the same cores."""
@@ -108,22 +115,22 @@ class Benchmark:
         files = f"find {self._cluster.data_dir} -path '*/pg_wal/*' -o -type f -print0"
         # Nothing is written: a lower bound for every program that compresses at this level.
         pipe = f"{files} | xargs -0 cat | {program} --quiet --stdout > /dev/null"
-        self._measure(BARE, program, ["/bin/sh", "-c", pipe], self._cluster.data_dir)
+        self.report.add(BARE, program, self._run(BARE, program, ["/bin/sh", "-c", pipe], self._cluster.data_dir))
 
     def _backup(self, operation: str, kind: str, contender: Contender) -> None:
         archive_with(self._cluster, contender.archive_command)
         settle()
-        before = tree_bytes(contender.repository)
-        self._measure(operation, contender.name, contender.backup(kind), self._cluster.data_dir)
-        self.report.stored(operation, contender.name, tree_bytes(contender.repository) - before)
+        before = contender.store.stored_bytes()
+        self._measure(operation, contender, contender.backup(kind), self._cluster.data_dir)
+        self.report.stored(operation, contender.name, contender.store.stored_bytes() - before)
 
     def _restores(self, contender: Contender, number: int) -> None:
         target = self._workspace.directory(f"restored-{contender.name}")
-        self._measure("restore", contender.name, contender.restore(target, delta=False), contender.repository)
+        self._measure("restore", contender, contender.restore(target, delta=False), *contender.store.files)
         self._check(contender, target)
         damage_pages(target, CHANGED, number)
         command = contender.restore(target, delta=True)
-        self._measure("delta restore, 0.1 % changed", contender.name, command, contender.repository, target)
+        self._measure("delta restore, 0.1 % changed", contender, command, *contender.store.files, target)
         self._check(contender, target)
         remove_tree(target)
 
@@ -155,15 +162,22 @@ def wait_for_quiet(minutes: float) -> None:
 
 def run(options: argparse.Namespace) -> Report:
     """The whole benchmark, from nothing to nothing."""
-    with Lab() as lab, lab.workspace("benchmark") as workspace:
+    with contextlib.ExitStack() as stack:
+        lab = stack.enter_context(Lab())
+        workspace = stack.enter_context(lab.workspace("benchmark"))
         chosen: Installation = installation(options.postgres) if options.postgres else distribution()
         say(f"building a cluster of about {options.gigabytes} GB with {chosen} in {workspace.path}")
         cluster = build(workspace, chosen, options.gigabytes)
         cluster.enable_archiving("")
         program = command_of(lab)
-        contenders: list[Contender] = [Cryobackup(workspace, cluster, program, options.workers)]
+        stores = stack.enter_context(Stores(workspace, options.storage))
+        contenders: list[Contender] = [
+            Cryobackup(workspace, cluster, program, options.workers, stores.store("cryobackup"))
+        ]
         if not options.skip_pgbackrest:
-            contenders.append(PgBackRest(workspace, cluster, provide_pgbackrest(), options.workers))
+            program_of_peer = provide_pgbackrest()
+            store = stores.store("pgbackrest")
+            contenders.append(PgBackRest(workspace, cluster, program_of_peer, options.workers, store))
         warm = options.cache == "warm"
         benchmark = Benchmark(workspace, cluster, contenders, workers=options.workers, warm=warm)
         report = benchmark.report
@@ -176,6 +190,7 @@ def run(options: argparse.Namespace) -> Report:
             "workers": str(options.workers),
             "rounds": str(options.rounds),
             "page cache": options.cache,
+            "repositories": stores.description,
             "load before": f"{os.getloadavg()[0]:.2f} (1 minute), {os.getloadavg()[2]:.2f} (15 minutes)",
         }
         benchmark.starts(program)
@@ -196,6 +211,13 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="medians are of so many rounds (default: 3)")
     parser.add_argument("--workers", type=int, default=2, help="threads or processes of each program (default: 2)")
     parser.add_argument("--postgres", type=int, metavar="MAJOR", help="default: the distribution's")
+    parser.add_argument(
+        "--storage",
+        choices=("posix", "s3"),
+        default="posix",
+        help="where the repositories are: in directories, or in buckets of an object store on this machine, "
+        "which keeps them in memory: choose fewer --gigabytes",
+    )
     parser.add_argument("--cache", choices=("warm", "cold"), default="warm", help="the page cache before each run")
     parser.add_argument(
         "--wait",

@@ -38,6 +38,8 @@ class Run:
     others: float
     """Cores that everything else on the machine kept busy meanwhile, PostgreSQL included."""
     stored_bytes: int = 0
+    requests: int = 0
+    """That the object store got, from whomever."""
 
 
 def files_below(root: Path) -> Iterator[Path]:

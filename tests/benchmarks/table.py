@@ -58,7 +58,10 @@ class Report:
         return "\n".join([*facts, "", *_table(self._rows()), "", *_table(self._goals())])
 
     def _rows(self) -> Iterator[Sequence[str]]:
-        yield "operation", "program", "seconds", "range", "MB/s", "CPU s", "peak MB", "stored MB", "others", "ratio"
+        yield (
+            *("operation", "program", "seconds", "range", "MB/s", "CPU s", "peak MB", "stored MB", "requests"),
+            *("requests/GB", "others", "ratio"),
+        )
         for operation, by_name in self._runs.items():
             for name, runs in by_name.items():
                 yield self._row(operation, name, runs)
@@ -67,6 +70,8 @@ class Report:
         seconds = [run.seconds for run in runs]
         middle = statistics.median(seconds)
         stored = statistics.median(run.stored_bytes for run in runs)
+        requests = statistics.median(run.requests for run in runs)
+        per_gigabyte = requests / self.database_bytes * 1e9 if operation in WHOLE else 0
         ratio = self._ratio(operation) if name == self._names[0] else None
         return (
             operation,
@@ -77,6 +82,8 @@ class Report:
             f"{statistics.median(run.cpu_seconds for run in runs):.2f}",
             f"{max(run.peak_bytes for run in runs) / 1e6:.0f}",
             f"{stored / 1e6:.1f}" if stored else "",
+            f"{requests:.0f}" if requests else "",
+            f"{per_gigabyte:.0f}" if per_gigabyte else "",
             f"{statistics.median(run.others for run in runs):.2f}",
             "" if ratio is None else f"{ratio:.2f}",
         )

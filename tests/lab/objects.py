@@ -196,6 +196,11 @@ class Bucket:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
+    def size(self, prefix: str = "") -> int:
+        """Bytes of the objects that a reader sees, together."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        return sum(item["Size"] for page in pages for item in page.get("Contents", []))
+
     def read(self, key: str, version_id: str | None = None) -> bytes:
         """The bytes of an object, or of one of its versions."""
         chosen = {} if version_id is None else {"VersionId": version_id}

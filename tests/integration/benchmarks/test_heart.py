@@ -9,15 +9,18 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.lab import Workspace
 from tests.lab.workspace import CHECKOUT
 
 MEGABYTE = 1_000_000
 
 
-def test_heart_measures_every_operation(workspace: Workspace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["posix", pytest.param("s3", marks=pytest.mark.usefixtures("s3"))])
+def test_heart_measures_every_operation(workspace: Workspace, tmp_path: Path, storage: str) -> None:
     result = tmp_path / "result.json"
-    small = ["--gigabytes", "0.04", "--rounds", "1", "--skip-pgbackrest", "--json", str(result)]
+    small = ["--gigabytes", "0.04", "--rounds", "1", "--skip-pgbackrest", "--json", str(result), "--storage", storage]
     # A laboratory of its own, within this one, so that whatever it leaves is found here.
     done = workspace.run(
         [sys.executable, "-m", "tests.benchmarks.heart", *small],
@@ -44,6 +47,7 @@ def test_heart_measures_every_operation(workspace: Workspace, tmp_path: Path) ->
     assert full["cpu_seconds"] > 0
     assert MEGABYTE < full["stored_bytes"] < measured["database_bytes"]
     assert runs["incremental, nothing changed"][0]["stored_bytes"] < full["stored_bytes"] / 4
+    assert (full["requests"] > 0) == (storage == "s3")
     assert measured["pages_changed"] > 0
     assert "| full backup " in done.stdout
     assert not list((workspace.path / "inner").iterdir())
