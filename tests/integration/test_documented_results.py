@@ -31,6 +31,8 @@ COMMANDS = [
     ["verify", "--level", "presence"],
     ["verify", "--level", "restore"],
     ["restore", "main", "--dry-run", "--target"],
+    ["pin", "--reason", "why not"],
+    ["unpin"],
     ["prune", "--dry-run"],
     ["key", "show"],
     ["key", "kit", "--output"],
@@ -68,6 +70,8 @@ def test_the_fields_of_a_result(words: list[str], subject: RestoreLab) -> None:
         "key": [str(subject.place("kit.txt"))] if "--output" in words else [],
         "wal-get": [segment.name, str(subject.place("fetched"))],
         "wal-push": [f"pg_wal/{segment.name}"],
+        "pin": [subject.manifests()[0]],
+        "unpin": [subject.manifests()[0]],
     }
     command = [*subject.command, "--json", *words, *more.get(words[0], [])]
     result = subject.workspace.run(command, check=False, cwd=subject.cluster.data_dir)

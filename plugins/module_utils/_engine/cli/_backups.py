@@ -12,13 +12,15 @@ from ..errors import EXIT_DAMAGE, EXIT_DONE, EXIT_PARTIAL, UnknownEpoch
 from ._text import format_bytes, format_table, format_time
 
 if t.TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
 
     from ..errors import CryoError
     from ..events import Reporter
     from ..report.backups import Fields
-    from ..repository.catalog import Catalog
+    from ..repository.catalog import BackupRecord, Catalog
+    from ..repository.pins import PinResult
     from ..repository.repository import Repository
+    from ._frame import Context, Outcome
 
 
 def reading_exit(repository: Repository, catalog: Catalog) -> int:
@@ -75,3 +77,22 @@ def verification(backup: Fields) -> str:
 def local_time(moment: str) -> str:
     """An ISO 8601 time in the zone of this host."""
     return format_time(dt.datetime.fromisoformat(moment))
+
+
+def change_pin(context: Context, text: str, change: Callable[[Repository, BackupRecord], PinResult]) -> Outcome:
+    """Pin or unpin the backup with that id. A location that did not get the note may delete it all the same."""
+    from ..report.backups import location_state
+    from ..repository.catalog import Catalog
+    from ..repository.repository import Repository
+    from ._frame import Outcome
+
+    repository = Repository.open(context.config.repository)
+    catalog = Catalog.load(repository)
+    result = change(repository, catalog.find(text))
+    for name, error in repository.lost.items():
+        context.reporter.warn(f"location {name} does not know of it: {error.message}")
+    state = f"pinned: {result.reason}" if result.pinned else "not pinned"
+    was = "" if result.changed else ", as it was before"
+    locations = {name: location_state(repository, name) for name in context.config.repository.locations}
+    fields = {**result.as_dict(), "locations": locations}
+    return Outcome(fields, reading_exit(repository, catalog), f"backup {result.backup_id} is {state}{was}")

@@ -88,6 +88,18 @@ def _restore() -> CommandModule:
     return restore
 
 
+def _pin() -> CommandModule:
+    from . import pin
+
+    return pin
+
+
+def _unpin() -> CommandModule:
+    from . import unpin
+
+    return unpin
+
+
 def _prune() -> CommandModule:
     from . import prune
 
@@ -141,6 +153,8 @@ COMMANDS: t.Final = {
         Command("capacity", "show what lies where, when a location is full, and what it costs", _capacity),
         Command("verify", "prove that backups can be restored", _verify),
         Command("restore", "restore a cluster, to its latest state or to a point in time", _restore),
+        Command("pin", "keep a backup, whatever the retention rules say", _pin),
+        Command("unpin", "let the retention rules decide about a backup again", _unpin),
         Command("prune", "delete what retention does not keep", _prune),
         Command("lock", "keep objects locked for as long as retention keeps them", _lock),
         Command("wal-push", "archive a WAL file (archive_command)", _wal_push),

@@ -61,7 +61,9 @@ def _lines(backup: Fields) -> Iterator[str]:
     yield f"backup        {backup['backup_id']}"
     yield f"source        {backup['source']}"
     yield f"type          {backup['type']}" + (f", parent {backup['parent']}" if backup["parent"] else "")
-    yield f"status        {backup['status']}" + (", pinned" if backup["pinned"] else "")
+    yield f"status        {backup['status']}"
+    if backup["pinned"]:
+        yield f"pinned        {backup['pin_reason'] or 'without a reason'}"
     if backup["label"]:
         yield f"label         {backup['label']}"
     yield f"started       {local_time(backup['started_at'])}"

@@ -13,6 +13,7 @@ import dataclasses
 import typing as t
 
 from ..errors import ConfigError
+from ..repository.pins import pin_reason
 
 if t.TYPE_CHECKING:
     from ..config import Config
@@ -61,6 +62,7 @@ def details(backup: BackupRecord) -> Fields:
         "change_detection": header.change_detection,
         "damage": [dataclasses.asdict(damage) for damage in header.damage],
         "postgres": None if header.postgres is None else dataclasses.asdict(header.postgres),
+        "pin_reason": pin_reason(backup),
         "notes": [{"kind": note.kind, "at": note.at, **note.data} for note in backup.notes],
     }
 

@@ -174,10 +174,12 @@ def _read_note(repository: Repository, location: Location, key: str) -> Note | N
         return None
 
 
-def write_note(repository: Repository, note: Note, note_id: str) -> None:
-    """Record a note in every location that answers. Durable on return."""
+def write_note(repository: Repository, note: Note, note_id: str) -> dict[str, LocationError]:
+    """Record a note in every location that answers; returns those that failed meanwhile. Durable on return."""
     key = names.note(note.source, note.backup_id, note_id)
-    repository.fanout().put(key, container.encode_record(repository.keys, container.NOTE, key, note))
+    fanout = repository.fanout()
+    fanout.put(key, container.encode_record(repository.keys, container.NOTE, key, note))
+    return fanout.lost
 
 
 def locations_of(repository: Repository, backup: BackupRecord) -> list[Location]:
