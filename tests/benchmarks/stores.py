@@ -102,7 +102,7 @@ class Stores:
     def store(self, name: str) -> Store:
         if self._gateway is not None:
             return GatewayBucket(self._gateway)
-        return Directory(self._workspace.directory(name) / "repository")
+        return Directory(self._workspace.directory(f"{name}-repository") / "repository")
 
     @property
     def description(self) -> str:
