@@ -16,7 +16,7 @@ import datetime as dt
 import functools
 import typing as t
 
-from ..errors import DamageError, LocationError, ObjectMissing, RepositoryError
+from ..errors import DamageError, LocationError, ObjectMissing, RepositoryError, UnknownEpoch
 from ..storage.base import Location, ObjectInfo, put
 from ..storage.hidden import Hidden, sweep_hidden
 from . import container, names
@@ -255,6 +255,14 @@ class Collector:
             others = [place for place in self._repository.locations if place is not self._location]
             try:
                 return open_manifest(self._keys, others, source, backup_id).header
+            except UnknownEpoch as error:
+                raise RepositoryError(
+                    f"the keys of epoch {error.epoch} are not here, so nobody can tell which packs "
+                    f"{names.manifest(source, backup_id)} needs",
+                    hint="Nothing was deleted. Prune where all catalog keys are, or bring this one here: `cryobackup "
+                    "key import`.",
+                    id="prune-blocked",
+                ) from error
             except RepositoryError as error:
                 raise RepositoryError(
                     f"location {self._location.name!r}: {names.manifest(source, backup_id)} is damaged, "
