@@ -66,6 +66,10 @@ class Double:
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.conditional = True
+        self.checksums = True
+        self.server = ""
+        self.versions: dict[str, list[tuple[str, Stored | None]]] | None = None
+        """By key, oldest first; None stands for a marker that the object is deleted."""
         self.echo: Callable[[str], str | None] = lambda checksum: checksum
         self.page = 1000
         self.lock = threading.RLock()
@@ -73,8 +77,22 @@ class Double:
     def operations(self) -> list[str]:
         return [seen.operation for seen in self.seen]
 
-    def put(self, key: str, data: bytes, **headers: str) -> None:
-        self.objects[key] = Stored(data, dict(headers), time.time())
+    def put(self, key: str, data: bytes, **headers: str) -> str:
+        """The id of the version."""
+        return self.put_on_top(key, Stored(data, dict(headers), time.time()))
+
+    def put_on_top(self, key: str, stored: Stored | None) -> str:
+        version = f"version{sum(map(len, (self.versions or {}).values()))}-{len(self.seen)}"
+        if self.versions is not None:
+            self.versions.setdefault(key, []).append((version, stored))
+        self.show(key, stored)
+        return version
+
+    def show(self, key: str, stored: Stored | None) -> None:
+        if stored is None:
+            self.objects.pop(key, None)
+        else:
+            self.objects[key] = stored
 
     def fault(self, operation: str) -> Fault | None:
         for fault in self.faults:
@@ -103,7 +121,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         key = rest[0] if rest else ""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        operation = _operation(self.command, key, query)
+        operation = _operation(self.command, key, query, headers)
         seen = Seen(operation, key, headers, query, body)
         double = self.double
         with double.lock:
@@ -122,6 +140,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with suppress(ConnectionError):  # the client has given up
             self._answer(*answer, limit=None if fault is None else fault.body_bytes)
 
+    def version_string(self) -> str:
+        return self.double.server or "double"
+
     def _answer(self, status: int, body: bytes, headers: dict[str, str], *, limit: int | None) -> None:
         self.send_response(status)
         for name, value in headers.items():
@@ -137,13 +158,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
 
-def _operation(method: str, key: str, query: dict[str, str]) -> str:
+def _operation(method: str, key: str, query: dict[str, str], headers: dict[str, str]) -> str:
     if not key:
         if "uploads" in query:
             return "list_uploads"
+        if "versions" in query:
+            return "list_versions"
         return "versioning" if "versioning" in query else "lock" if "object-lock" in query else "list"
     if method == "POST":
         return "create_upload" if "uploads" in query else "complete"
+    if "x-amz-copy-source" in headers:
+        return "copy"
     if "uploadId" in query:
         return "part" if method == "PUT" else "abort"
     return method.lower()
@@ -172,14 +197,30 @@ class _Actions:
     def _store(self, seen: Seen, key: str, data: bytes, headers: dict[str, str]) -> Answer:
         if seen.headers.get("if-none-match") == "*" and self.double.conditional and key in self.double.objects:
             return 412, _xml_error("PreconditionFailed"), {}
-        self.double.put(key, data, **headers)
-        return 200, b"<CompleteMultipartUploadResult/>" if seen.operation == "complete" else b"", self._echo(seen)
+        if not self.double.checksums and any("checksum" in name for name in seen.headers):
+            return self._refuse_checksums()
+        version = self.double.put(key, data, **headers)
+        told = self._echo(seen) | ({} if self.double.versions is None else {"x-amz-version-id": version})
+        return 200, b"<CompleteMultipartUploadResult/>" if seen.operation == "complete" else b"", told
+
+    def _refuse_checksums(self) -> Answer:
+        text = "<Error><Code>InvalidArgument</Code><Message>Unsupported header x-amz-checksum</Message></Error>"
+        return 400, text.encode(), {}
+
+    def copy(self, seen: Seen) -> Answer:
+        source, _query, version = seen.headers["x-amz-copy-source"].partition("?versionId=")
+        assert urllib.parse.unquote(source) == f"{BUCKET}/{seen.key}"
+        stored = dict((self.double.versions or {})[seen.key])[version]
+        self.double.put_on_top(seen.key, stored)
+        return 200, b"<CopyObjectResult/>", {}
 
     def _echo(self, seen: Seen) -> dict[str, str]:
         checksum = self.double.echo(seen.headers.get("x-amz-checksum-crc32c", ""))
         return {"ETag": '"etag"'} | ({"x-amz-checksum-crc32c": checksum} if checksum else {})
 
     def create_upload(self, seen: Seen) -> Answer:
+        if not self.double.checksums and any("checksum" in name for name in seen.headers):
+            return self._refuse_checksums()
         upload = f"upload{len(self.double.uploads)}"
         self.double.uploads[upload] = seen.key, seen.headers, {}
         return 200, f"<R><UploadId>{upload}</UploadId></R>".encode(), {}
@@ -225,8 +266,27 @@ class _Actions:
         return status, b"", headers | {"Content-Length": str(len(data)) if status == 200 else "0"}
 
     def delete(self, seen: Seen) -> Answer:
-        self.double.objects.pop(seen.key, None)
+        double = self.double
+        if double.versions is not None and "versionId" in seen.query:
+            kept = [each for each in double.versions[seen.key] if each[0] != seen.query["versionId"]]
+            double.versions[seen.key] = kept
+            double.show(seen.key, kept[-1][1] if kept else None)
+        else:
+            double.put_on_top(seen.key, None)
         return 204, b"", {}
+
+    def list_versions(self, seen: Seen) -> Answer:
+        rows = ""
+        for key, versions in sorted((self.double.versions or {}).items()):
+            for number, (version, stored) in enumerate(reversed(versions)):
+                kind = "Version" if stored else "DeleteMarker"
+                modified = _iso(stored.modified if stored else time.time())
+                latest = str(number == 0).lower()
+                rows += (
+                    f"<{kind}><Key>{escape(key)}</Key><VersionId>{version}</VersionId><IsLatest>{latest}</IsLatest>"
+                    f"<LastModified>{modified}</LastModified></{kind}>"
+                )
+        return 200, f"<R><IsTruncated>false</IsTruncated>{rows}</R>".encode(), {}
 
     def list(self, seen: Seen) -> Answer:
         after = seen.query.get("continuation-token", "")

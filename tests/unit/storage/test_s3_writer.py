@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import hashlib
 import os
 import threading
 import time
@@ -54,7 +55,7 @@ def test_a_small_object_is_one_request_that_creates_only_and_bears_a_checksum(lo
     assert seen.headers["if-none-match"] == "*"
     assert seen.headers["x-amz-checksum-crc32c"] == crc32c(b"hello")
     assert "aws-chunked" not in seen.headers.get("content-encoding", "")
-    assert "x-amz-sdk-checksum-algorithm" not in seen.headers
+    assert seen.headers["x-amz-sdk-checksum-algorithm"] == "CRC32C"  # Ceph looks at it only then
     assert seen.headers["x-amz-content-sha256"] != "UNSIGNED-PAYLOAD"  # no TLS here
     assert double.objects[FULL].data == b"hello"
     assert location.requests() == {"put": 1}
@@ -235,6 +236,81 @@ def test_an_object_cut_short_by_the_store_is_not_taken_for_ours(location, double
     with pytest.raises(LocationError) as caught:
         write(location, b"hello")
     assert caught.value.id == "location-unfit"
+
+
+@pytest.mark.parametrize("size", [10, 3 * PART])
+def test_a_store_that_refuses_checksums_gets_md5(location, double, size):
+    double.checksums = False
+    data = os.urandom(size)
+    write(location, data)
+    write(location, data, key="packs/y/000001.pack")
+    assert double.objects[FULL].data == double.objects["db1/packs/y/000001.pack"].data == data
+    for seen in double.seen:
+        if seen.operation in ("put", "part") and "x-amz-checksum-crc32c" not in seen.headers:
+            md5 = hashlib.md5(seen.body, usedforsecurity=False).digest()
+            assert seen.headers["content-md5"] == base64.b64encode(md5).decode()
+    assert len([seen for seen in double.seen if "x-amz-checksum-crc32c" in seen.headers]) <= 1
+    assert not any(b"ChecksumCRC32C" in seen.body for seen in double.seen)
+
+
+class TestStoreWithVersions:
+    """Versions hide one another instead of overwriting; some stores then let several writers create."""
+
+    @pytest.fixture
+    def location(self, open_s3, double):
+        double.versions = {}
+        return open_s3()
+
+    @pytest.mark.parametrize("size", [10, 3 * PART])
+    def test_the_first_one_wins(self, location, double, size):
+        write(location, os.urandom(size))
+        assert double.operations()[-1] == "list_versions"
+
+    @pytest.mark.parametrize("size", [10, 3 * PART])
+    def test_who_is_later_gives_way(self, location, double, size):
+        double.conditional = False
+        write(location, b"first")
+        with pytest.raises(ObjectConflict):
+            write(location, os.urandom(size))
+        assert double.objects[FULL].data == b"first"
+        assert len(double.versions[FULL]) == 1
+
+    def test_who_may_not_delete_lays_the_first_one_on_top(self, location, double):
+        double.conditional = False
+        write(location, b"first")
+        double.faults = [Fault("delete", status=403, code="AccessDenied")]
+        with pytest.raises(ObjectConflict):
+            write(location, b"second")
+        assert double.objects[FULL].data == b"first"
+        assert [stored.data for _id, stored in double.versions[FULL]] == [b"first", b"second", b"first"]
+
+    def test_a_name_that_was_deleted_is_free(self, location, double):
+        write(location, b"first")
+        location.delete(KEY)
+        write(location, b"second")
+        assert double.objects[FULL].data == b"second"
+
+    def test_who_may_not_look_believes_the_store(self, location, double):
+        double.faults = [Fault("list_versions", times=9, status=403, code="AccessDenied")]
+        write(location, b"first")
+
+    def test_a_store_that_is_known_to_be_right_is_not_asked(self, location, double):
+        double.server = "AmazonS3"
+        write(location, b"first")
+        assert double.operations() == ["put"]
+
+    def test_the_weaker_way_is_no_longer_weak(self, open_s3, double):
+        double.versions = {}
+        double.conditional = False
+        double.server = "AmazonS3"
+        location = open_s3(create_only="check")
+        one = location.create(KEY)
+        one.write(b"mine")
+        double.faults = [Fault("put", done=True, meanwhile=lambda: double.put(FULL, b"other"))]
+        with pytest.raises(ObjectConflict):
+            one.commit()
+        one.abort()
+        assert double.objects[FULL].data == b"other"
 
 
 class TestStoreWithoutConditions:

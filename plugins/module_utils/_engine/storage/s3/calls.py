@@ -38,6 +38,7 @@ OPERATIONS: t.Final = {
     "create_multipart_upload": Operation("put", "write", "s3:PutObject"),
     "upload_part": Operation("put", "write", "s3:PutObject"),
     "complete_multipart_upload": Operation("put", "write", "s3:PutObject"),
+    "copy_object": Operation("put", "write", "s3:PutObject, and s3:GetObjectVersion,"),
     "put_object_retention": Operation("put", "lock", "s3:PutObjectRetention"),
     "abort_multipart_upload": Operation("delete", "give up the upload of", "s3:AbortMultipartUpload"),
     "delete_object": Operation("delete", "delete", "s3:DeleteObject"),

@@ -216,7 +216,8 @@ class _Words:
                 "Is the port right? A store without TLS has an endpoint_url that begins with http://.",
                 "location-config",
             )
-        reason = "expired" if "expired" in text else "of another name" if "hostname mismatch" in text else "not trusted"
+        other = "mismatch" in text or "n't match" in text
+        reason = "expired" if "expired" in text else "of another name" if other else "not trusted"
         return (
             f"the certificate of {self.place.endpoint} is {reason}",
             "For a certificate authority of your own name its certificate in ca_file.",

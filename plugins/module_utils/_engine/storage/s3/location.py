@@ -15,6 +15,7 @@ from .calls import Calls
 from .download import download
 from .errors import NO_CONDITIONS, RequestFailed
 from .examine import examine
+from .integrity import Integrity
 from .parts import PartSender
 from .writer import S3Writer
 
@@ -37,6 +38,7 @@ class S3Location:
         self.options = options
         self.calls = Calls(name, options)
         self.sender = PartSender(name)
+        self.integrity = Integrity(self.calls)
         self._bucket_seen = float("-inf")
 
     @property

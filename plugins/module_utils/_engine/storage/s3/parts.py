@@ -5,14 +5,11 @@
 
 from __future__ import annotations
 
-import base64
 import threading
 import typing as t
 
 if t.TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
-
-    from ..base import Buffer
 
 THREADS = 8
 PART_BYTES = 8 << 20
@@ -77,27 +74,3 @@ class PartSender:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix=f"s3-{self._name}")
             return self._executor
-
-
-class Checksum:
-    """CRC32C, and bytes so far."""
-
-    def __init__(self) -> None:
-        self.value = 0
-        self.size = 0
-
-    def add(self, data: Buffer) -> None:
-        import google_crc32c
-
-        # It takes nothing but bytes; frames are bytes already.
-        self.value = google_crc32c.extend(self.value, data if isinstance(data, bytes) else bytes(data))
-        self.size += len(data)
-
-    @property
-    def raw(self) -> bytes:
-        return self.value.to_bytes(4, "big")
-
-    @property
-    def text(self) -> str:
-        """As S3 writes it."""
-        return base64.b64encode(self.raw).decode()

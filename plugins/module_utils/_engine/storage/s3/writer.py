@@ -16,7 +16,9 @@ import typing as t
 
 from ...errors import LocationError, ObjectConflict
 from .errors import RequestFailed
-from .parts import MOST_PARTS, PART_BYTES, Checksum
+from .first import is_atomic, version_to_compare, was_first
+from .integrity import Checksum
+from .parts import MOST_PARTS, PART_BYTES
 
 if t.TYPE_CHECKING:
     from concurrent.futures import Future
@@ -100,20 +102,17 @@ class S3Writer:
     # One request
 
     def _put(self) -> None:
+        # A small body goes with the headers in one piece only as bytes.
+        body = bytes(self._buffer) if len(self._buffer) < 1 << 16 else self._buffer
         try:
-            answer = self._location.calls.request(
-                "put_object",
-                self._key,
-                Body=bytes(self._buffer) if len(self._buffer) < 1 << 16 else self._buffer,
-                ChecksumCRC32C=self._crc.text,
-                **self._create_only(),
-                **self._attributes(),
+            answer = self._location.integrity.send(
+                "put_object", self._key, body, self._crc, **self._create_only(), **self._attributes()
             )
         except RequestFailed as error:
             self._settle(error)
         else:
             self._must_echo(answer, self._crc.text)
-            self._must_be_mine_afterwards()
+            self._must_be_first(answer)
 
     # In parts
 
@@ -134,28 +133,17 @@ class S3Writer:
         self._parts.append(sender.send(len(body), lambda: self._upload_part(number, body, crc)))
 
     def _begin(self) -> str:
-        answer = self._location.calls.request(
-            "create_multipart_upload",
-            self._key,
-            stop=self._stop,
-            ChecksumAlgorithm="CRC32C",
-            ChecksumType="COMPOSITE",
-            **self._attributes(),
-        )
+        answer = self._location.integrity.begin(self._key, stop=self._stop, **self._attributes())
         return str(answer["UploadId"])
 
     def _upload_part(self, number: int, body: bytearray, crc: Checksum) -> dict[str, t.Any]:
-        answer = self._location.calls.request(
-            "upload_part",
-            self._key,
-            stop=self._stop,
-            UploadId=self._upload_id(),
-            PartNumber=number,
-            Body=body,
-            ChecksumCRC32C=crc.text,
+        upload = self._upload_id()
+        integrity = self._location.integrity
+        answer = integrity.send(
+            "upload_part", self._key, body, crc, stop=self._stop, UploadId=upload, PartNumber=number
         )
         self._must_echo(answer, crc.text)
-        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32C": crc.text}
+        return {"PartNumber": number, "ETag": answer["ETag"], **integrity.of_part(crc)}
 
     def _upload_id(self) -> str:
         """Begun before any part of it, and by the same queue: this never waits for something behind it."""
@@ -184,7 +172,7 @@ class S3Writer:
         else:
             # Ceph answers with that of the whole object, whatever it was asked for, and calls it what it likes.
             self._must_echo(answer, self._part_crcs.text, self._whole.text)
-            self._must_be_mine_afterwards()
+            self._must_be_first(answer)
 
     def _abandon(self) -> None:
         """In the queue behind the parts: those still being sent are waited for, or they would outlive the upload."""
@@ -216,13 +204,23 @@ class S3Writer:
         if head is None:
             raise error
         self._must_be_mine(head, error)
+        self._must_be_first(head)
 
     def _must_be_new(self) -> None:
         if self._location.head(self._key) is not None:
             raise self._conflict()
 
-    def _must_be_mine_afterwards(self) -> None:
-        if self._location.options.create_only == "check":
+    def _must_be_first(self, answer: dict[str, t.Any]) -> None:
+        """The store said yes; where it says that to several at once, who was it really?"""
+        checks = self._location.options.create_only == "check"
+        version = version_to_compare(answer)
+        if version is not None and (checks or not is_atomic(answer)):
+            first = was_first(self._location, self._key, version)
+            if first is not None:
+                if not first:
+                    raise self._conflict()
+                return
+        if checks:
             self._must_be_mine(self._location.head(self._key) or {}, None)
 
     def _must_be_mine(self, head: dict[str, t.Any], error: RequestFailed | None) -> None:
