@@ -111,7 +111,9 @@ backups:
       type: str
       returned: always
     status:
-      description: V(ok) or V(damaged), as it was made. Whether it is in all locations is in C(locations).
+      description:
+        - V(ok); V(damaged), if pages of the cluster were broken when it was made; V(degraded), while a location that
+          answers lacks it.
       type: str
       returned: always
       sample: ok
@@ -152,7 +154,11 @@ backups:
       returned: always
       sample: false
     verified:
-      description: Its newest verification.
+      description: The verification that counts, the newest unless an older failure stands.
+      type: dict
+      returned: always
+    restored:
+      description: The newest restore of it that succeeded, if nothing was found wrong since.
       type: dict
       returned: always
 backups_total:

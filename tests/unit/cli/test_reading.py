@@ -88,11 +88,12 @@ POSTGRES = model.PostgresInfo(
 )
 
 
-def verify(cli: Cli, backup_id: str, *, level: str, result: str) -> None:
+def verify(
+    cli: Cli, backup_id: str, *, level: str, result: str, day: int = 21, locations: dict[str, str] | None = None
+) -> None:
     repository = Repository.open(load_config(cli.config).repository)
-    note = model.Note(
-        backup_id, "main", model.VERIFIED, "2026-11-21T04:00:00+00:00", {"level": level, "result": result}
-    )
+    data = {"level": level, "result": result, **({"locations": locations} if locations else {})}
+    note = model.Note(backup_id, "main", model.VERIFIED, f"2026-11-{day}T04:00:00+00:00", data)
     catalog.write_note(repository, note, names.new_id(START, os.urandom(4)))
 
 
@@ -112,6 +113,38 @@ def test_nothing_yet(two: Cli) -> None:
     assert result.code == 0
     assert result.json["attention"] == ["source main: there is no backup yet"]
     assert "there is no backup yet" in two("status").out
+
+
+def test_a_restore_is_shown_beside_a_newer_look_at_the_content(two: Cli) -> None:
+    made = backup(two)
+    verify(two, made, level="restore", result="ok", day=21)
+    verify(two, made, level="content", result="ok", day=22)
+    [found] = two("list", "--json").json["backups"]
+    assert (found["verified"]["level"], found["verified"]["at"][:10]) == ("content", "2026-11-22")
+    assert (found["restored"]["level"], found["restored"]["at"][:10]) == ("restore", "2026-11-21")
+    assert "  content, restore  " in two("list").out
+    verify(two, made, level="content", result="damaged", day=23, locations={"one": "damaged", "two": "ok"})
+    [found] = two("list", "--json").json["backups"]
+    assert (found["verified"]["result"], found["restored"]) == ("damaged", None)
+    assert "  content: damaged  " in two("list").out
+
+
+def test_a_backup_that_a_location_lacks_is_degraded_until_it_has_it(two: Cli) -> None:
+    made = backup(two)
+    manifest = two.place / "two" / names.manifest("main", made)
+    content = manifest.read_bytes()
+    manifest.unlink()
+    for words in (("list",), ("status",), ("info", made)):
+        assert "degraded" in two(*words).out, words
+    [found] = two("list", "--json").json["backups"]
+    assert (found["status"], found["locations"]) == ("degraded", ["one"])
+    assert "is degraded" in two("status", "--json").json["attention"][0]
+    # Of a location that does not answer nobody can say what it lacks.
+    (two.place / "two").rename(two.place / "away")
+    assert two("list", "--json").json["backups"][0]["status"] == "ok"
+    (two.place / "away").rename(two.place / "two")
+    manifest.write_bytes(content)
+    assert two("list", "--json").json["backups"][0]["status"] == "ok"
 
 
 def test_list(two: Cli) -> None:

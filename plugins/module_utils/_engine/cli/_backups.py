@@ -66,12 +66,14 @@ def _row(backup: Fields) -> tuple[str, ...]:
 
 
 def verification(backup: Fields) -> str:
-    """The newest verification in a word or two."""
-    verified = backup["verified"]
+    """The verification that counts in a word or two, and that it was restored if that was another one."""
+    verified, restored = backup["verified"], backup["restored"]
     if verified is None:
         return "-"
     level = str(verified.get("level", "?"))
-    return level if verified.get("result") == "ok" else f"{level}: {verified.get('result', '?')}"
+    if verified.get("result") != "ok":
+        return f"{level}: {verified.get('result', '?')}"
+    return level if restored is None or restored["at"] == verified["at"] else f"{level}, restore"
 
 
 def local_time(moment: str) -> str:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
     else:
         require_known_source(config, catalog, args.latest)
         backup = newest(catalog.backups) or _none(args.latest)
-    result = details(backup)
+    result = details(backup, repository)
     return Outcome(result, reading_exit(repository, catalog), lambda: "\n".join(_lines(result)))
 
 

@@ -13,27 +13,37 @@ import dataclasses
 import typing as t
 
 from ..errors import ConfigError
+from ..repository.model import OK
 from ..repository.pins import pin_reason
 
 if t.TYPE_CHECKING:
     from ..config import Config
     from ..repository.catalog import BackupRecord, Catalog
-    from ..repository.model import BackupHeader
+    from ..repository.model import BackupHeader, Note
     from ..repository.repository import Repository
 
 Fields: t.TypeAlias = dict[str, t.Any]
 
 
-def summary(backup: BackupRecord) -> Fields:
+DEGRADED: t.Final = "degraded"
+
+
+def status_now(backup: BackupRecord, repository: Repository) -> str:
+    """What became of it: as the manifest says; ``degraded`` if a location that answers lacks it."""
+    status = backup.header.status
+    lacking = any(location.name not in backup.locations for location in repository.locations)
+    return DEGRADED if status == OK and lacking else status
+
+
+def summary(backup: BackupRecord, repository: Repository) -> Fields:
     """What a list shows of a backup."""
     header = backup.header
-    verified = backup.verified
     return {
         "backup_id": header.backup_id,
         "source": header.source,
         "type": header.kind,
         "parent": header.parent,
-        "status": header.status,
+        "status": status_now(backup, repository),
         "label": header.label,
         "started_at": header.started_at,
         "finished_at": header.finished_at,
@@ -42,15 +52,20 @@ def summary(backup: BackupRecord) -> Fields:
         "locations": list(backup.locations),
         "epoch": backup.epoch,
         "pinned": backup.pinned,
-        "verified": None if verified is None else {"at": verified.at, **verified.data},
+        "verified": _note(backup.verified),
+        "restored": _note(backup.restored),
     }
 
 
-def details(backup: BackupRecord) -> Fields:
+def _note(note: Note | None) -> Fields | None:
+    return None if note is None else {"at": note.at, **note.data}
+
+
+def details(backup: BackupRecord, repository: Repository) -> Fields:
     """All that a backup says about itself without a look at its entries."""
     header = backup.header
     return {
-        **summary(backup),
+        **summary(backup, repository),
         "seconds": round((backup.finished - backup.started).total_seconds(), 3),
         "host": header.host,
         "tool_version": header.tool_version,
@@ -88,7 +103,7 @@ def listing(config: Config, repository: Repository, catalog: Catalog) -> Fields:
     """All backups of a catalog, oldest first, and what may hide others from it."""
     return {
         "repository_id": repository.id,
-        "backups": [summary(backup) for backup in catalog.backups],
+        "backups": [summary(backup, repository) for backup in catalog.backups],
         "unreadable": [{"name": broken.name, **broken.error.as_dict()} for broken in catalog.broken],
         "locations": {name: location_state(repository, name) for name in config.repository.locations},
     }

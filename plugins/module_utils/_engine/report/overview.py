@@ -45,12 +45,12 @@ def overview(
     backups = [each for each in listing(config, repository, catalog)["backups"] if source in (None, each["source"])]
     report |= {"backups": backups[-limit:] if limit else backups, "backups_total": len(backups)}
     if backup is not None:
-        report["backup"] = details(catalog.find(backup))
+        report["backup"] = details(catalog.find(backup), repository)
     elif latest is not None:
         record = newest(catalog.of(latest))
         if record is None:
             raise RepositoryError(f"there is no backup of {latest} yet", hint="Take one.", id="no-such-backup")
-        report["backup"] = details(record)
+        report["backup"] = details(record, repository)
     report["complete"] = not repository.lost and not catalog.broken
     for name, error in repository.lost.items():
         reporter.warn(f"location {name} was not looked at: {error.message}")

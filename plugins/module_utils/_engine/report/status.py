@@ -31,7 +31,7 @@ def status(config: Config, repository: Repository, catalog: Catalog, now: dt.dat
     """Sources and locations, and in ``attention`` what a person should look at. ``now`` is aware."""
     leases = _running(repository)
     names = dict.fromkeys((*config.sources, *(backup.source for backup in catalog.backups)))
-    sources = {name: _source(config, catalog.of(name), leases.get(name, []), now) for name in names}
+    sources = {name: _source(config, repository, catalog.of(name), leases.get(name, []), now) for name in names}
     locations = {name: _location(config, repository, catalog, name) for name in config.repository.locations}
     return {
         "repository_id": repository.id,
@@ -57,20 +57,23 @@ def _key_worries(repository: Repository, catalog: Catalog) -> Iterator[str]:
         if epoch is not None:
             yield (
                 f"backup {backup.id} of {backup.source} was made on {backup.header.host} with keys of epoch "
-                f"{backup.epoch} after epoch {epoch} began: has that host not got the new keys, or was it somebody else?"
+                f"{backup.epoch} after epoch {epoch} began: has that host not got the new keys, "
+                "or was it somebody else?"
             )
 
 
-def _source(config: Config, backups: list[BackupRecord], running: list[Fields], now: dt.datetime) -> Fields:
+def _source(
+    config: Config, repository: Repository, backups: list[BackupRecord], running: list[Fields], now: dt.datetime
+) -> Fields:
     last = newest(backups)
     proven = newest([backup for backup in backups if _is_proven(backup)])
     return {
         "configured": last is None or last.source in config.sources,
         "backups": len(backups),
         "bytes_stored": sum(backup.header.stored_bytes_own for backup in backups),
-        "newest": None if last is None else summary(last),
+        "newest": None if last is None else summary(last, repository),
         "newest_age_seconds": None if last is None else round((now - last.finished).total_seconds()),
-        "newest_verified": None if proven is None else summary(proven),
+        "newest_verified": None if proven is None else summary(proven, repository),
         "running": running,
     }
 

@@ -11,9 +11,9 @@ import typing as t
 
 from ..errors import CryoError, LocationError, RepositoryError
 from ..storage.base import Location
-from . import container, names
+from . import container, names, verdict
 from .manifest import Manifest
-from .model import OK, PIN, UNPIN, VERIFIED, BackupHeader, Note
+from .model import OK, PIN, UNPIN, BackupHeader, Note
 from .packs import first_good
 from .repository import Repository
 
@@ -51,17 +51,22 @@ class BackupRecord:
 
     @property
     def verified(self) -> Note | None:
-        """The newest verification, whatever its result."""
-        return next((note for note in reversed(self.notes) if note.kind == VERIFIED), None)
+        """The newest verification, whatever its result, or an older one that failed and was not refuted since."""
+        return verdict.standing(self.notes, self.locations)
+
+    @property
+    def restored(self) -> Note | None:
+        """The newest restore of it that succeeded, if nothing was found wrong since."""
+        return verdict.restored(self.notes, self.locations)
 
     @property
     def failed_verification(self) -> bool:
-        """Whether the newest verification found something wrong, in any location."""
+        """Whether the verification that counts found something wrong, in any location."""
         return self.verified is not None and self.verified.data.get("result") != OK
 
     @property
     def known_bad(self) -> bool:
-        """Whether a restore of it has to be expected to fail: the newest verification found it whole in no location."""
+        """Whether a restore of it has to be expected to fail: it was found whole in no location."""
         if self.verified is None or not self.failed_verification:
             return False
         states = self.verified.data.get("locations", {})
