@@ -79,8 +79,8 @@ class ObjectPath:
 
     __repr__ = __str__
 
-    def relative_to(self, above: ObjectPath) -> str:
-        return self.key.removeprefix(f"{above.key}/" if above.key else "")
+    def relative_to(self, above: ObjectPath) -> PurePosixPath:
+        return PurePosixPath(self.key).relative_to(above.key)
 
     def is_file(self) -> bool:
         return self.key in self.store.bucket.keys(self.key)
@@ -108,7 +108,7 @@ class ObjectPath:
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         wanted = pattern.split("/")
         for path in self.rglob("*"):
-            found = path.relative_to(self).split("/")
+            found = path.relative_to(self).parts
             if len(found) == len(wanted) and all(map(fnmatch.fnmatch, found, wanted)):
                 yield path
 

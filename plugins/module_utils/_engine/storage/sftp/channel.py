@@ -132,6 +132,7 @@ class _Worker:
             self.loop.run_forever()
         finally:
             self.loop.run_until_complete(self._leave())
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
             self.loop.close()
 
     async def _leave(self) -> None:

@@ -67,6 +67,8 @@ class SftpWriter:
         self._file: asyncssh.SFTPClientFile | None = None
         self._session: Session | None = None
         """That ``_file`` belongs to."""
+        self._asked = False
+        """For the name, at least once."""
         self._named = False
         self._is_open = True
         self._doing = f"write {key}"
@@ -174,7 +176,7 @@ class SftpWriter:
         try:
             file = await self._opened(session, writing=False)
         except asyncssh.SFTPNoSuchFile:
-            if not await self._is_there(session):
+            if not self._asked or not await self._is_there(session):
                 raise
             # Renamed by an earlier attempt whose answer was lost.
             self._named = True
@@ -191,8 +193,10 @@ class SftpWriter:
         by_link = await self._location.can_link(session)
         give = session.sftp.link if by_link else session.sftp.rename
         parent = self._final.rpartition("/")[0]
+        answer_lost = self._asked
         for attempt in (1, 2):
             await self._location.make_directory(session, parent)
+            self._asked = True
             try:
                 await give(self._temporary, self._final)
                 return
@@ -205,7 +209,7 @@ class SftpWriter:
                 # SFTP has no word for "exists": look.
                 if not await session.sftp.lexists(self._final):
                     raise
-                if by_link and await self._is_ours(session):
+                if by_link and await self._is_ours(session, answer_lost=answer_lost):
                     return
                 raise self._conflict() from None
 
@@ -215,7 +219,7 @@ class SftpWriter:
             hint="Nothing was overwritten. If two hosts write under one name, give them separate sources.",
         )
 
-    async def _is_ours(self, session: Session) -> bool:
+    async def _is_ours(self, session: Session, *, answer_lost: bool) -> bool:
         """Whether the name is a link to our temporary file: made by a request whose answer was lost."""
         sftp = session.sftp
         before = await sftp.stat(self._final)
@@ -223,8 +227,8 @@ class SftpWriter:
         try:
             await sftp.utime(self._temporary, (token, before.mtime or 0))
         except (asyncssh.SFTPPermissionDenied, asyncssh.SFTPOpUnsupported):
-            # A server that lets nothing be changed. Equal bytes are as good: nobody else can seal a key as we did.
-            return await self._is_there(session)
+            # A server that lets nothing be changed. Equal bytes are as good then.
+            return answer_lost and await self._is_there(session)
         after = await sftp.stat(self._final)
         if after.atime != token:
             return False
