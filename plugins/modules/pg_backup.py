@@ -214,7 +214,8 @@ backup:
       returned: when there is a backup
       sample: 5242880
     locations:
-      description: All configured locations, by name, each with C(status) (V(ok) or V(failed)) and the C(error) if any.
+      description: All configured locations, by name, each with C(status) (V(ok) or V(failed)), the C(error) if any,
+        and where requests cost the number of C(requests) by kind.
       type: dict
       returned: always
       sample: {"local": {"status": "ok"}, "cloud": {"status": "ok"}}

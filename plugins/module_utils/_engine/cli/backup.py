@@ -68,7 +68,9 @@ def _lines(result: BackupResult) -> Iterator[str]:
     )
     yield f"  from {result.start_lsn} to {result.stop_lsn} on timeline {result.timeline}"
     for name, error in result.locations.items():
-        yield f"  location {name}: {'ok' if error is None else f'not there: {reason_of(error, name)}'}"
+        requests = sum(result.requests.get(name, {}).values())
+        cost = f", {requests} requests" if requests else ""
+        yield f"  location {name}: {'ok' if error is None else f'not there: {reason_of(error, name)}'}{cost}"
     for damage in result.damage:
         blocks = ", ".join(map(str, damage.blocks[:_BLOCKS_SHOWN]))
         more = f" and {len(damage.blocks) - _BLOCKS_SHOWN} more" if len(damage.blocks) > _BLOCKS_SHOWN else ""

@@ -248,7 +248,8 @@ class _Run:
         for name, error in commit.lost.items():
             if name not in self._repository.lost:
                 self._reporter.warn(f"location {name} does not have the backup: {reason_of(error, name)}")
-        return BackupResult.of(header, requested=kind, locations=locations, seconds=seconds)
+        requests = {location.name: location.requests() for location in self._repository.locations}
+        return BackupResult.of(header, requested=kind, locations=locations, seconds=seconds, requests=requests)
 
 
 def choose(repository: Repository, source: str, kind: str, state: ClusterState) -> Choice:

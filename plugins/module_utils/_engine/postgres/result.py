@@ -54,6 +54,8 @@ class BackupResult:
     """Every configured location: None where the backup is, else why it is not there."""
     change_detection: Mapping[str, t.Any]
     damage: tuple[Damage, ...] = ()
+    requests: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    """By location, of this run: how many of each kind, where requests cost."""
 
     @classmethod
     def of(
@@ -63,6 +65,7 @@ class BackupResult:
         requested: str,
         locations: Mapping[str, CryoError | None],
         seconds: float,
+        requests: Mapping[str, Mapping[str, int]] | None = None,
     ) -> BackupResult:
         """What the manifest says, and what only those know who made it or looked for it."""
         info = header.postgres
@@ -94,6 +97,7 @@ class BackupResult:
             locations=locations,
             change_detection=header.change_detection,
             damage=tuple(header.damage),
+            requests=requests or {},
         )
 
     @property
@@ -112,7 +116,7 @@ class BackupResult:
         plain = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("backup_status", "change_detection")
+            if field.name not in ("backup_status", "change_detection", "requests")
         }
         return {
             **plain,
@@ -121,12 +125,13 @@ class BackupResult:
             "finished_at": self.finished_at.isoformat(),
             "seconds": round(self.seconds, 3),
             "change_detection": {name: value for name, value in self.change_detection.items() if name != "witness"},
-            "locations": {name: _location(error) for name, error in self.locations.items()},
+            "locations": {
+                name: _location(error, self.requests.get(name, {})) for name, error in self.locations.items()
+            },
             "damage": [{"path": item.path, "blocks": list(item.blocks)} for item in self.damage],
         }
 
 
-def _location(error: CryoError | None) -> dict[str, t.Any]:
-    if error is None:
-        return {"status": "ok"}
-    return {"status": "failed", "error": error.as_dict()}
+def _location(error: CryoError | None, requests: Mapping[str, int]) -> dict[str, t.Any]:
+    found: dict[str, t.Any] = {"status": "ok"} if error is None else {"status": "failed", "error": error.as_dict()}
+    return found | ({"requests": dict(sorted(requests.items()))} if requests else {})
