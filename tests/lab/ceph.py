@@ -73,13 +73,15 @@ osd class update on start = false
 osd numa auto affinity = false
 [client.rgw.lab]
 rgw frontends = beast endpoint={address}:{http} ssl_endpoint={address}:{https} \
-ssl_certificate=/etc/ceph/gateway.pem ssl_private_key=/etc/ceph/gateway.key
+ssl_certificate=/etc/ceph/gateway.pem ssl_private_key=/etc/ceph/gateway.key tcp_nodelay=1
 rgw dns name = localhost
 rgw thread pool size = 64
 rgw enable ops log = false
 rgw enable usage log = false
 rgw enable quota threads = false
 rgw run sync thread = false
+# Gateways tell each other what they changed, and one that starts after another was killed waits for that one's answer.
+rgw num control oids = 0
 # Lifecycles act when a test says so: Gateway.run_lifecycles.
 rgw enable lc threads = false
 # What is deleted gives its memory back at once, not after two hours.

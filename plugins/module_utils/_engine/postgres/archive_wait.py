@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 import typing as t
 
@@ -15,13 +16,16 @@ from .archive_object import look_at_wal
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from ..crypto.keys import KeyRing
     from ..storage.base import Location
     from .connection import Connection
 
+_GLANCE_SECONDS = 0.02
 _SHORTEST_PAUSE_SECONDS = 0.02
-_LONGEST_PAUSE_SECONDS = 1.0
+_SHORTEST_PAUSE_WITH_GLANCES_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 5.0
 _OPTIONAL_GRACE_SECONDS = 10.0
 """How much longer to wait for optional locations: what they lack by then they get when they are healed."""
 _NAMES_IN_MESSAGE = 3
@@ -48,8 +52,12 @@ def wait_for_wal(
     timeout: float,
     keys: KeyRing | None = None,
     explain: Callable[[], str] | None = None,
+    glance: Callable[[str], bool] | None = None,
 ) -> WalWait:
     """Wait until every one of ``segments`` is in every one of ``locations``, at most ``timeout`` seconds.
+
+    ``glance``: a cheap hint whether a segment was archived (``archived_here``). Locations are asked rarely until it
+    says so, and at once then: every look into an object store is a request. They alone decide.
 
     With ``keys`` the header of each object is authenticated, too. Optional locations may lack something in the end,
     at the time-out or 10 seconds after the required ones have everything: the result says which and what.
@@ -57,10 +65,13 @@ def wait_for_wal(
     Raises WalNotArchived when a required one does, or, where none is required, all of them do; ``explain`` then
     gives the hint, for instance ``archiver_report``.
     """
-    wait = _Wait(locations, system_identifier, tuple(segments), keys)
+    names_of_segments = tuple(segments)
+    wait = _Wait(locations, system_identifier, names_of_segments, keys)
     began = time.monotonic()
     complete_at: float | None = None
-    pause = _SHORTEST_PAUSE_SECONDS
+    hint = _Hint(glance, names_of_segments)
+    pause = _SHORTEST_PAUSE_WITH_GLANCES_SECONDS if glance else _SHORTEST_PAUSE_SECONDS
+    hint.wait(min(pause, timeout))
     while not wait.complete():
         left = began + timeout - time.monotonic()
         if wait.required_complete():
@@ -68,13 +79,41 @@ def wait_for_wal(
             left = min(left, complete_at + _OPTIONAL_GRACE_SECONDS - time.monotonic())
         if left <= 0:
             break
-        time.sleep(min(pause, left))
-        pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
+        if not hint.wait(min(pause, left)):
+            time.sleep(min(pause, left))
+        pause = min(pause * 1.2, _LONGEST_PAUSE_SECONDS)
     missing = {name: lacks for name, lacks in wait.missing.items() if lacks}
     short = [place for place in locations if place.name in missing]
     if any(place.required for place in short) or (short and len(short) == len(locations)):
         raise _not_archived(wait, short, timeout, explain)
     return WalWait(missing, wait.failed, time.monotonic() - began)
+
+
+class _Hint:
+    """Ends a pause when the last segment was archived. Good for one time: what it says need not be true."""
+
+    def __init__(self, glance: Callable[[str], bool] | None, segments: Sequence[str]) -> None:
+        self._glance = glance if segments else None
+        self._last = segments[-1] if segments else ""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long at most. False, at once, when there is no hint to wait for (any more)."""
+        if self._glance is None:
+            return False
+        end = time.monotonic() + seconds
+        while not self._glance(self._last):
+            left = end - time.monotonic()
+            if left <= 0:
+                return True
+            time.sleep(min(_GLANCE_SECONDS, left))
+        self._glance = None
+        return True
+
+
+def archived_here(data_directory: Path) -> Callable[[str], bool]:
+    """Whether the cluster's own archiver says that a segment is archived: it then names it so (``pgarch.c``)."""
+    status = data_directory / "pg_wal" / "archive_status"
+    return lambda segment: os.path.exists(status / f"{segment}.done")
 
 
 class _Wait:

@@ -21,7 +21,7 @@ from ..repository.epochs import behind
 from ..repository.lease import boot_id
 from ..repository.repository import Repository
 from ..repository.session import BackupSession
-from .archive_wait import WalWait, wait_for_wal
+from .archive_wait import WalWait, archived_here, wait_for_wal
 from .backup_header import Copied, new_header
 from .backup_mode import Stopped, start_backup, stop_backup
 from .changes import ClusterState, Witness
@@ -223,6 +223,7 @@ class _Run:
             timeout=self._cluster.archive_timeout,
             keys=self._repository.keys,
             explain=lambda: self._explain_archiver(session.fanout.lost),
+            glance=archived_here(self._cluster.data_directory),
         )
         for name in wait.missing:
             session.fanout.lose(places[name], _lacks_wal(name, wait))

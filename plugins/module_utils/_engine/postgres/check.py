@@ -16,14 +16,14 @@ from pathlib import Path
 
 from ..config.advice import advice
 from ..crypto.keys import KeyRing
-from ..errors import ClusterError, ConfigError, CryoError, DamageError
+from ..errors import ClusterError, ConfigError, CryoError, DamageError, reason_of
 from ..repository.epochs import behind
 from ..repository.probe import probe_location
 from ..repository.repository import Repository
 from .archive_commands import archive_command, this_command
 from .archive_object import WalReader, look_at_wal
 from .archive_source import WalSource
-from .archive_wait import archiver_report, wait_for_wal
+from .archive_wait import archived_here, archiver_report, wait_for_wal
 from .connection import Connection
 from .control import ControlFile, read_control
 from .lsn import last_segment_number, parse_lsn
@@ -307,7 +307,7 @@ class _ClusterCheck:
         for name, lost in repository.lost.items():
             if self._config.repository.locations[name].required:
                 raise lost
-            self._findings.warn(title, f"location {name!r} was left out: {lost.message}")
+            self._findings.warn(title, f"location {name!r} was left out: {reason_of(lost, name)}")
         waited = wait_for_wal(
             repository.locations,
             control.system_identifier,
@@ -315,6 +315,7 @@ class _ClusterCheck:
             timeout=timeout,
             keys=repository.keys,
             explain=lambda: archiver_report(connection),
+            glance=archived_here(self._cluster.data_directory),
         )
         for name in waited.missing:
             self._findings.warn(title, f"the optional location {name!r} does not have {segment}")
