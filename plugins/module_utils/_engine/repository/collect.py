@@ -251,26 +251,28 @@ class Collector:
             return None
         except LocationError:
             raise
-        except RepositoryError:
+        except RepositoryError as here:
             others = [place for place in self._repository.locations if place is not self._location]
             try:
                 return open_manifest(self._keys, others, source, backup_id).header
-            except UnknownEpoch as error:
+            except RepositoryError as error:
+                if not isinstance(here, UnknownEpoch):
+                    raise self._blocked(names.manifest(source, backup_id)) from error
                 raise RepositoryError(
-                    f"the keys of epoch {error.epoch} are not here, so nobody can tell which packs "
+                    f"the keys of epoch {here.epoch} are not here, so nobody can tell which packs "
                     f"{names.manifest(source, backup_id)} needs",
                     hint="Nothing was deleted. Prune where all catalog keys are, or bring this one here: `cryobackup "
                     "key import`.",
                     id="prune-blocked",
                 ) from error
-            except RepositoryError as error:
-                raise RepositoryError(
-                    f"location {self._location.name!r}: {names.manifest(source, backup_id)} is damaged, "
-                    "so nobody can tell which packs it needs",
-                    hint="Nothing was deleted there. Bring the manifest back from another copy, or, "
-                    "if that backup is given up for good, remove this object by hand and prune again.",
-                    id="prune-blocked",
-                ) from error
+
+    def _blocked(self, name: str) -> RepositoryError:
+        return RepositoryError(
+            f"location {self._location.name!r}: {name} is damaged, so nobody can tell which packs it needs",
+            hint="Nothing was deleted there. Bring the manifest back from another copy, or, "
+            "if that backup is given up for good, remove this object by hand and prune again.",
+            id="prune-blocked",
+        )
 
     def _delete(self, name: str, info: ObjectInfo | None = None) -> bool:
         """Whether the object was there."""
