@@ -12,6 +12,7 @@ from importlib import import_module
 import pytest
 
 import cryobackup
+from cryobackup import errors
 from cryobackup.errors import EXIT_DAMAGE, EXIT_FAILED, EXIT_USAGE, ConfigError, CryoError, DamageError
 
 
@@ -40,3 +41,10 @@ def test_what_is_known_better_replaces_the_usual_hint(kind: type[CryoError]) -> 
         "message": "it broke",
         "hint": "Mend it.",
     }
+
+
+def test_a_reason_does_not_name_the_location_again() -> None:
+    for message in ("location 'nas': it is away", "it is away"):
+        assert errors.reason_of(errors.LocationError(message), "nas") == "it is away"
+    assert errors.without_location("location 'nas' has no room", "nas") == "has no room"
+    assert errors.without_location("location 'far': it is away", "nas") == "location 'far': it is away"

@@ -60,7 +60,12 @@ class CryoError(Exception):
 
 def reason_of(error: CryoError, location: str) -> str:
     """The message, without the name of the location at its beginning: for sentences that name it already."""
-    return error.message.removeprefix(f"location {location!r}: ")
+    return without_location(error.message, location)
+
+
+def without_location(message: str, location: str) -> str:
+    """``reason_of`` for a message."""
+    return message.removeprefix(f"location {location!r}").removeprefix(":").lstrip()
 
 
 class ConfigError(CryoError):

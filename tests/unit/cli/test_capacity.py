@@ -248,3 +248,19 @@ def test_a_location_that_does_not_answer(site: Cli) -> None:
     assert "bytes_used" not in two
     assert "is not there" in found["attention"][0]
     assert "lost" in site("capacity").out
+
+
+def test_prune_names_what_it_does_and_nothing_else(site: Cli) -> None:
+    backup(site, 3)
+    backup(site, 2)
+    configure(site, "retention: {full: {keep_last: 1}, minimum: 1, max_delete_share: 1}")
+    (site.place / "two").rename(site.place / "away")
+    last = site("prune", "--dry-run").out.splitlines()
+    assert "location one: 2 objects would be marked, to be deleted after the grace" in last
+    assert "location two: not pruned: " + f"{site.place}/two is not there" in last
+    (site.place / "away").rename(site.place / "two")
+    assert site("prune").code == 0
+    assert "location one: 2 objects marked before, and waiting" in site("prune").out.splitlines()
+    [line] = [each for each in site("prune", "--grace", "0").out.splitlines() if each.startswith("location one")]
+    assert line.startswith("location one: 1 manifest, 1 pack deleted (")
+    assert "location one: nothing to delete" in site("prune").out.splitlines()

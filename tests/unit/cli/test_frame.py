@@ -150,16 +150,6 @@ def test_configuration_without_a_source(cli: Cli) -> None:
     assert "warning: it names no cluster" in result.err
 
 
-def test_location_of_a_later_version(cli: Cli) -> None:
-    text = cli.config.read_text().replace("  keys:", "    cloud: {type: s3, bucket: acme}\n  keys:")
-    cli.config.write_text(text)
-    assert cli("config", "check").code == 0
-    result = cli("init", "--json")
-    assert result.code == 2
-    assert "'s3' is not supported by this version" in result.error["message"]
-    assert not cli.keys.exists()
-
-
 def test_error_that_nobody_foresaw(cli: Cli, tmp_path: Path) -> None:
     """A defect shows where it is, and still gives the one object."""
     program = (

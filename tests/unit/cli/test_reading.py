@@ -276,7 +276,7 @@ def test_status_names_what_needs_attention(two: Cli) -> None:
         f"source main: the newest backup, {newest}, did not pass its verification",
         "source main: no backup has been verified (level content or restore)",
         f"source main: the newest backup, {newest}, is dated in the future: compare the clocks",
-        "location two: 1 backups are not there",
+        "location two: it lacks 1 backup",
     ]
 
 

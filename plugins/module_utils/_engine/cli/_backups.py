@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import typing as t
 
-from ..errors import EXIT_DAMAGE, EXIT_DONE, EXIT_PARTIAL, UnknownEpoch
+from ..errors import EXIT_DAMAGE, EXIT_DONE, EXIT_PARTIAL, UnknownEpoch, reason_of
 from ._text import format_bytes, format_table, format_time
 
 if t.TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _lacks_keys(error: CryoError, published: Container[int]) -> bool:
 def warn_of_gaps(reporter: Reporter, repository: Repository, catalog: Catalog) -> None:
     """Say what was not looked at."""
     for name, error in repository.lost.items():
-        reporter.warn(f"location {name} was not looked at: {error.message}")
+        reporter.warn(f"location {name} was not looked at: {reason_of(error, name)}")
     for broken in catalog.broken:
         reporter.warn(f"{broken.name} cannot be read: {broken.error.message}")
 
@@ -92,7 +92,7 @@ def change_pin(context: Context, text: str, change: Callable[[Repository, Backup
     catalog = Catalog.load(repository)
     result = change(repository, catalog.find(text))
     for name, error in repository.lost.items():
-        context.reporter.warn(f"location {name} does not know of it: {error.message}")
+        context.reporter.warn(f"location {name} does not know of it: {reason_of(error, name)}")
     state = f"pinned: {result.reason}" if result.pinned else "not pinned"
     was = "" if result.changed else ", as it was before"
     locations = {name: location_state(repository, name) for name in context.config.repository.locations}

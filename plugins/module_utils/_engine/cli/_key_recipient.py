@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 from pathlib import Path
 
+from ..errors import reason_of
 from ._frame import Outcome
 from ._keys import exit_of, failure_lines, failures
 from ._text import format_table
@@ -159,7 +160,7 @@ def _list(context: Context) -> Outcome:
         "errors": failures(lost),
     }
     for name, error in lost.items():
-        context.reporter.warn(f"location {name} was not looked at: {error.message}")
+        context.reporter.warn(f"location {name} was not looked at: {reason_of(error, name)}")
     text = recipients_table(standings) if standings else "There are no recipients."
     return Outcome(result, exit_of(lost), text=text)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..errors import EXIT_DONE, EXIT_PARTIAL
+from ..errors import EXIT_DONE, EXIT_PARTIAL, reason_of
 from ._text import format_table
 
 if t.TYPE_CHECKING:
@@ -44,7 +44,7 @@ def failures(errors: Mapping[str, CryoError]) -> dict[str, dict[str, str]]:
 
 
 def failure_lines(errors: Mapping[str, CryoError]) -> list[str]:
-    return [f"  location {name}: not done: {error.message}" for name, error in errors.items()]
+    return [f"  location {name}: not done: {reason_of(error, name)}" for name, error in errors.items()]
 
 
 def exit_of(errors: Mapping[str, CryoError]) -> int:

@@ -56,15 +56,16 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _lines(result: BackupResult) -> Iterator[str]:
-    from ._text import format_bytes, format_duration
+    from ._text import counted, format_bytes, format_duration
 
     parent = f", based on {result.parent}" if result.parent else ""
     yield f"{result.type} backup {result.backup_id} of {result.source}{parent}: {result.status}"
     if result.type != result.requested:
         yield f"  {result.requested} was asked for, but {result.change_detection['reason']}"
     yield (
-        f"  {format_bytes(result.bytes_source)} in {result.files} files, {format_bytes(result.bytes_read)} read, "
-        f"{format_bytes(result.bytes_stored)} stored, in {format_duration(result.seconds)}"
+        f"  {format_bytes(result.bytes_source)} in {counted(result.files, 'file')}, "
+        f"{format_bytes(result.bytes_read)} read, {format_bytes(result.bytes_stored)} stored, "
+        f"in {format_duration(result.seconds)}"
     )
     yield f"  from {result.start_lsn} to {result.stop_lsn} on timeline {result.timeline}"
     for name, error in result.locations.items():

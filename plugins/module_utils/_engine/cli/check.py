@@ -48,6 +48,8 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[str]:
+    from ._text import counted
+
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         mark = "FAILED" if not finding.ok else "note" if finding.warning else "ok"
@@ -56,4 +58,4 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
             yield f"{'':<6}  {'':<{width}}  → {finding.hint}"
     failed = sum(not finding.ok for finding in findings)
     yield ""
-    yield f"{failed} of {len(findings)} checks failed" if failed else f"all {len(findings)} checks passed"
+    yield f"{failed} of {counted(len(findings), 'check')} failed" if failed else f"all {len(findings)} checks passed"

@@ -56,7 +56,7 @@ def _none(source: str) -> t.NoReturn:
 
 def _lines(backup: Fields) -> Iterator[str]:
     from ._backups import local_time, verification
-    from ._text import format_bytes, format_duration
+    from ._text import counted, format_bytes, format_duration
 
     yield f"backup        {backup['backup_id']}"
     yield f"source        {backup['source']}"
@@ -73,7 +73,7 @@ def _lines(backup: Fields) -> Iterator[str]:
     yield f"verified      {verification(backup)}"
     read, stored = format_bytes(backup["bytes_read"]), format_bytes(backup["bytes_stored"])
     size = format_bytes(backup["bytes_source"])
-    yield f"size          {size} in {backup['files']} files; read {read}, stored {stored}"
+    yield f"size          {size} in {counted(backup['files'], 'file')}; read {read}, stored {stored}"
     earlier = backup["packs"]["of_earlier_backups"]
     yield f"packs         {backup['packs']['own']['count']} of its own, {earlier['count']} of earlier backups"
     epochs = ", ".join(map(str, backup["epochs_needed"]))

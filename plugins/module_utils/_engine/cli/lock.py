@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ..errors import reason_of
 from ._frame import Outcome
 
 if t.TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _lines(report: LockReport) -> Iterator[str]:
     header = ("LOCATION", "KEPT", "TOO SHORT", "TO DO" if report.dry_run else "DONE", "LOCKED UNTIL", "REQUESTS")
     yield format_table(header, rows, right=("KEPT", "TOO SHORT", "TO DO", "DONE"))
     for name, error in report.errors.items():
-        yield f"location {name}: {error.message}"
+        yield f"location {name}: {reason_of(error, name)}"
     if report.attention:
         yield ""
         yield "Attention:"

@@ -13,6 +13,7 @@ if t.TYPE_CHECKING:
     import argparse
 
     from ..prune import PruneResult
+    from ..repository.collect import Collected
     from ._frame import Context
 
 
@@ -43,20 +44,34 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
 
 def _lines(result: PruneResult) -> t.Iterator[str]:
     from .. import retention
-    from ._text import format_bytes
+    from ..errors import reason_of
+    from ._text import counted, format_bytes
 
     yield from retention.explain(result.plan)
     would = "would be " if result.dry_run else ""
     for name, done in result.locations.items():
-        yield (
-            f"location {name}: {would}deleted {done.manifests} manifests, {done.packs} packs, {done.wal} WAL files "
-            f"({format_bytes(done.bytes_freed)}); {would}marked {done.marked} objects; {done.waiting} wait in marks"
-        )
+        yield f"location {name}: {_done(done, dry_run=result.dry_run)}"
         if done.hidden is not None:
             hidden = done.hidden
             yield (
-                f"location {name}: {hidden.objects} deleted objects are still stored ({format_bytes(hidden.bytes)}), "
-                f"{hidden.locked} of them locked; {would}removed {hidden.removed} versions for good"
+                f"location {name}: {counted(hidden.objects, 'deleted object')} still stored "
+                f"({format_bytes(hidden.bytes)}), {hidden.locked} of them locked; "
+                f"{counted(hidden.removed, 'version')} {would}removed for good"
             )
     for name, error in result.errors.items():
-        yield f"location {name}: not pruned: {error.message}"
+        yield f"location {name}: not pruned: {reason_of(error, name)}"
+
+
+def _done(done: Collected, *, dry_run: bool) -> str:
+    """In one line; what is not, is not named."""
+    from ._text import counted, format_bytes
+
+    would = "would be " if dry_run else ""
+    kinds = ((done.manifests, "manifest"), (done.packs, "pack"), (done.wal, "WAL file"))
+    deleted = [counted(count, kind) for count, kind in kinds if count]
+    parts = [f"{', '.join(deleted)} {would}deleted ({format_bytes(done.bytes_freed)})"] if deleted else []
+    if done.marked:
+        parts.append(f"{counted(done.marked, 'object')} {would}marked, to be deleted after the grace")
+    if done.waiting:
+        parts.append(f"{counted(done.waiting, 'object')} marked before, and waiting")
+    return "; ".join(parts) or "nothing to delete"

@@ -11,7 +11,7 @@ from pathlib import Path
 from ._frame import Outcome
 from ._parser import UsageError
 from ._past import add_as_of, config_as_of
-from ._text import format_bytes, format_duration
+from ._text import counted, format_bytes, format_duration
 
 if t.TYPE_CHECKING:
     import argparse
@@ -137,7 +137,7 @@ def _mapping(text: str) -> tuple[str, str]:
 def _text(result: RestoreResult) -> str:
     verb = "would be restored" if result.dry_run else "is restored"
     lines = [f"{result.source} {verb} to {result.target}", "", f"  backup      {result.backup_id} ({result.kind})"]
-    size = f"{result.files} files, {format_bytes(result.bytes_restored)}"
+    size = f"{counted(result.files, 'file')}, {format_bytes(result.bytes_restored)}"
     if not result.dry_run:
         size += f" in {format_duration(result.seconds)}"
     lines.append(f"  size        {size}")
@@ -148,10 +148,12 @@ def _text(result: RestoreResult) -> str:
     lines.append(f"  archiving   {result.archiving}")
     lines += [f"  tablespace  {oid}: {path}" for oid, path in result.tablespaces.items()]
     if result.kept_wal:
-        lines.append(f"  pg_wal      {len(result.kept_wal)} files that were never archived were kept")
+        lines.append(f"  pg_wal      kept: {counted(len(result.kept_wal), 'file')}, never archived")
     if result.saved_wal["directory"]:
         saved = result.saved_wal
-        lines.append(f"  put aside   {len(saved['files'])} files of pg_wal, never archived, in {saved['directory']}")
+        lines.append(
+            f"  put aside   {counted(len(saved['files']), 'file')} of pg_wal, never archived, in {saved['directory']}"
+        )
     if result.state:
         lines.append(f"  server      {result.state}")
     if result.next_steps:

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _lines(report: VerifyReport) -> Iterator[str]:
-    from ._text import format_bytes, format_duration, format_table
+    from ._text import counted, format_bytes, format_duration, format_table
 
     rows = [
         (
@@ -109,8 +109,8 @@ def _lines(report: VerifyReport) -> Iterator[str]:
     yield from _findings(report)
     for name, location in report.locations.items():
         read = f", {format_bytes(location.bytes)} read" if location.bytes else ""
-        pages = f", {location.pages} pages" if location.pages else ""
-        yield f"location {name}: {location.status}, {location.objects} objects{read}{pages}"
+        pages = f", {counted(location.pages, 'page')}" if location.pages else ""
+        yield f"location {name}: {location.status}, {counted(location.objects, 'object')}{read}{pages}"
     yield f"{report.level}: {report.result}, in {format_duration(report.seconds)}"
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ..errors import LocationError, LocationFull, RepositoryError
+from ..errors import LocationError, LocationFull, RepositoryError, reason_of
 from ..prune_preview import plan_now, stays
 from ..repository import holdings as hd
 from ..repository.catalog import Catalog
@@ -89,7 +89,7 @@ def check_room(
         error = errors[room.location.name]
         repository.lost[room.location.name] = error
         repository.locations.remove(room.location)
-        reporter.warn(f"location {room.location.name} does not take part: {error.message}")
+        reporter.warn(f"location {room.location.name} does not take part: {reason_of(error, room.location.name)}")
     return True
 
 
@@ -107,6 +107,8 @@ def _rooms(config: Config, repository: Repository) -> list[_Room]:
         try:
             room = hd.room(location, config.repository.locations[location.name].quota)
         except LocationError as error:
+            if location.required:
+                raise
             repository.lost[location.name] = error
             repository.locations.remove(location)
             if not repository.locations:

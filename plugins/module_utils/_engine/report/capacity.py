@@ -9,7 +9,7 @@ import datetime as dt
 import typing as t
 
 from .. import retention
-from ..errors import LocationError
+from ..errors import LocationError, without_location
 from ..prune import candidate
 from ..prune_preview import plan_now, stays
 from ..repository import holdings as hd
@@ -44,7 +44,9 @@ def capacity(config: Config, repository: Repository, catalog: Catalog, now: dt.d
         "checked_at": now.isoformat(),
         "sources": view.sources(),
         "locations": locations,
-        "attention": [f"location {name}: {text}" for name, each in locations.items() for text in _worries(each, now)],
+        "attention": [
+            f"location {name}: {text}" for name, each in locations.items() for text in _worries(name, each, now)
+        ],
     }
 
 
@@ -221,9 +223,9 @@ def _bytes(heaps: Mapping[t.Any, hd.Heap]) -> int:
     return sum(heap.bytes for heap in heaps.values())
 
 
-def _worries(location: Fields, now: dt.datetime) -> Iterator[str]:
+def _worries(name: str, location: Fields, now: dt.datetime) -> Iterator[str]:
     if not location["ok"]:
-        yield location["error"]["message"]
+        yield without_location(location["error"]["message"], name)
         return
     forecast = location["forecast"]
     if forecast["state"] == "full":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import typing as t
 
-from ..errors import ConfigError, RepositoryError
+from ..errors import ConfigError, RepositoryError, reason_of
 from ..repository.catalog import Catalog, newest
 from ..repository.repository import Repository
 from .backups import Fields, details, listing, require_known_source
@@ -53,7 +53,7 @@ def overview(
         report["backup"] = details(record, repository)
     report["complete"] = not repository.lost and not catalog.broken
     for name, error in repository.lost.items():
-        reporter.warn(f"location {name} was not looked at: {error.message}")
+        reporter.warn(f"location {name} was not looked at: {reason_of(error, name)}")
     for broken in catalog.broken:
         reporter.warn(f"{broken.name} cannot be read: {broken.error.message}")
     return report

@@ -8,11 +8,12 @@ from __future__ import annotations
 import datetime as dt
 import typing as t
 
-from ..errors import LocationError, RepositoryError
+from ..errors import LocationError, RepositoryError, without_location
 from ..postgres.archive_backlog import read_backlog
 from ..repository.catalog import newest
 from ..repository.epochs import behind, written_late
 from ..repository.lease import is_dead, read_leases
+from ..words import counted
 from .backups import Fields, location_state, summary
 
 if t.TYPE_CHECKING:
@@ -41,7 +42,7 @@ def status(config: Config, repository: Repository, catalog: Catalog, now: dt.dat
         "unreadable": [{"name": broken.name, **broken.error.as_dict()} for broken in catalog.broken],
         "attention": [
             *(f"source {name}: {text}" for name, each in sources.items() for text in _worries(each)),
-            *(f"location {name}: {text}" for name, each in locations.items() for text in _location_worries(each)),
+            *(f"location {name}: {text}" for name, each in locations.items() for text in _location_worries(name, each)),
             *(f"{broken.name} cannot be read: {broken.error.message}" for broken in catalog.broken),
             *_key_worries(repository, catalog),
         ],
@@ -124,13 +125,13 @@ def _location(config: Config, repository: Repository, catalog: Catalog, name: st
     }
 
 
-def _location_worries(location: Fields) -> Iterator[str]:
+def _location_worries(name: str, location: Fields) -> Iterator[str]:
     if not location["ok"]:
-        yield location["error"]["message"]
+        yield without_location(location["error"]["message"], name)
     elif location["backups_missing"]:
-        yield f"{location['backups_missing']} backups are not there"
+        yield f"it lacks {counted(location['backups_missing'], 'backup')}"
     if location["wal_missing"]:
-        yield f"{location['wal_missing']} WAL files are not there, from {location['wal_missing_from']} on"
+        yield f"it lacks {counted(location['wal_missing'], 'WAL file')}, from {location['wal_missing_from']} on"
 
 
 def _running(repository: Repository) -> dict[str, list[Fields]]:

@@ -11,7 +11,7 @@ import typing as t
 
 from ..crypto.keys import Key, KeyRing, fingerprint_of
 from ..crypto.wraps import Opened, open_with_passphrase, open_wrap
-from ..errors import KeyFileError, LocationError, RepositoryError
+from ..errors import KeyFileError, LocationError, RepositoryError, reason_of
 from ..storage.open import open_location
 from .epochs import check_published
 from .repository import describe
@@ -64,7 +64,7 @@ def recover(
             "`cryobackup key import`.",
             id="unknown-recipient",
         )
-    warnings = [f"location {where} was not looked at: {error.message}" for where, error in lost.items()]
+    warnings = [f"location {where} was not looked at: {reason_of(error, where)}" for where, error in lost.items()]
     found, opened = _first_that_opens(stored, repository, opener, passphrase, warnings)
     published: set[int] = set()
     ring = KeyRing(opened.keys, found.name)
