@@ -203,7 +203,9 @@ class Locker:
                         self._note(version, lock)
         finally:
             after = self._calls.counts()
-            self.done.requests = {kind: after[kind] - before.get(kind, 0) for kind in after}
+            self.done.requests = {
+                kind: count - before.get(kind, 0) for kind, count in after.items() if count > before.get(kind, 0)
+            }
         self.done.missing += len(unseen)
         self._state.save(self._now, self.done.least_until, self.done.least_object)
         return self.done

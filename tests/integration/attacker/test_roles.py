@@ -1,0 +1,69 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything that a role is for works with the rights that it has, and with no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Installation, LiveWriter, Workspace, golden_dump, prove_restore, sample_data
+from tests.lab.ceph import Gateway
+
+from .lab import SOURCE, LockedLab
+
+
+@pytest.fixture(scope="module")
+def locked(shared_workspace: Workspace, runtime: Path, pg: Installation, s3: Gateway) -> LockedLab:
+    cluster = shared_workspace.cluster(installation=pg)
+    sample_data(cluster, 4)
+    retention = {
+        "full": {"keep_last": 2},
+        "incremental": {"keep_last": 2},
+        "minimum": 1,
+        "trash": 0,
+        "max_delete_share": 1,
+    }
+    return LockedLab(shared_workspace, runtime, cluster, s3, retention=retention)
+
+
+def test_each_role_does_its_work_with_its_own_rights(locked: LockedLab) -> None:
+    with LiveWriter(locked.cluster) as rows:
+        rows.wait_rows(50)
+        first = locked.backup()
+        rows.wait_rows(rows.count + 50)
+        second = locked.backup("incremental")
+    golden = golden_dump(locked.cluster)
+    locked.archive_everything()
+    for command in (["check", SOURCE], ["list"], ["status"], ["info", second]):
+        code, result, errors = locked.writer.try_run(*command)
+        assert code == 0, (command, result, errors)
+    assert locked.keys("leases/") == []
+
+    assert locked.verifier.run("verify", "--all", "--level", "content")["result"] == "ok"
+    assert locked.verifier.run("verify", first, "--level", "restore")["result"] == "ok"
+    assert len(locked.keys("notes/")) == 3
+    target = locked.workspace.path / "restored"
+    locked.verifier.run("restore", SOURCE, "--target", target)
+    prove_restore(locked.workspace, target, golden=golden, rows=rows.expect_all())
+    assert locked.keys("leases/") == []
+
+    assert locked.keeper.run("lock", "status")["attention"] == []
+    third, *newer = [locked.backup() for _unused in range(3)]
+    pruned = locked.keeper.run("prune", "--grace", "0")
+    # The first one is the newest verified full backup.
+    assert pruned["delete"] == [third]
+    assert {*newer, first, second} == set(pruned["keep"])
+    assert pruned["errors"] == {}
+    done = pruned["locations"]["cloud"]
+    assert done["manifests"] == 1
+    assert done["packs"] > 0
+    assert locked.manifest(third) not in locked.keys("manifests/")
+    # All of it is locked, so it is still there, and no error.
+    assert done["hidden"]["locked"] == done["manifests"] + done["packs"]
+    assert done["bytes_freed"] == done["hidden"]["bytes_removed"]
+    assert done["hidden"]["refused"] is None
+    assert any(version.key == locked.full(locked.manifest(third)) for version in locked.bucket.versions())
+    assert locked.verifier.run("verify", "--all", "--level", "presence")["result"] == "ok"
