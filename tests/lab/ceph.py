@@ -70,6 +70,9 @@ paxos min wait = 0.01
 osd objectstore = memstore
 memstore device bytes = 6G
 osd class update on start = false
+# Gateways tell each other what they change. One that starts after another was killed waits so long for that one's
+# answer; the tick below keeps the living within it.
+osd client watch timeout = 2
 osd numa auto affinity = false
 [client.rgw.lab]
 rgw frontends = beast endpoint={address}:{http} ssl_endpoint={address}:{https} \
@@ -80,8 +83,7 @@ rgw enable ops log = false
 rgw enable usage log = false
 rgw enable quota threads = false
 rgw run sync thread = false
-# Gateways tell each other what they changed, and one that starts after another was killed waits for that one's answer.
-rgw num control oids = 0
+objecter tick interval = 0.5
 # Lifecycles act when a test says so: Gateway.run_lifecycles.
 rgw enable lc threads = false
 # What is deleted gives its memory back at once, not after two hours.

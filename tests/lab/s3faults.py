@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import Literal
-from xml.sax.saxutils import escape
+from urllib.parse import unquote
+from xml.sax.saxutils import unescape
 
 
 @dataclass
@@ -131,7 +132,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class FlipRequest:
-    """Change a byte of the request's body on its way."""
+    """Change a byte of the request's body on its way; a body that is shorter than that is counted round."""
 
     at: int = 0
     change: int = 0x01
@@ -190,7 +191,7 @@ def hide(pattern: str) -> Alter:
         text = answer.body.decode()
         for item in re.findall(r"<Contents>.*?</Contents>", text, re.DOTALL):
             key = re.search(r"<Key>(.*?)</Key>", item)
-            if key and re.search(escape(pattern), key.group(1)):
+            if key and re.search(pattern, unquote(unescape(key.group(1)))):
                 text = text.replace(item, "")
         answer.body = text.encode()
 
@@ -199,7 +200,7 @@ def hide(pattern: str) -> Alter:
 
 def _flipped(data: bytes, at: int, change: int) -> bytes:
     changed = bytearray(data)
-    changed[at] ^= change
+    changed[at % len(changed)] ^= change
     return bytes(changed)
 
 
