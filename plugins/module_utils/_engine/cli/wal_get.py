@@ -20,6 +20,7 @@ if t.TYPE_CHECKING:
     import argparse
 
     from ..config import Config, RepositoryConfig
+    from ..postgres.archive_fetch import Absent
     from ..postgres.archive_get import Delivered
     from ._frame import Context
 
@@ -61,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, context: Context) -> Outcome:
+    from ..errors import reason_of
+    from ..postgres.archive_fetch import Absent
     from ..postgres.wal import match_wal_name
     from ._parser import UsageError
 
@@ -72,18 +75,23 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
     config = config_as_of(args, context)
     system_identifier = _system_identifier(args, config)
     places = _without(config.repository.as_written(), args.without)
-    delivered = _deliver(args, places, system_identifier)
+    found = _fetch(args, places, config.state_directory, system_identifier)
     result: dict[str, object] = {
         "name": args.name,
         "system_identifier": str(system_identifier),
-        "found": delivered is not None,
+        "found": not isinstance(found, Absent),
     }
-    if delivered is None:
+    if isinstance(found, Absent):
+        for name, error in found.passed_over.items():
+            context.reporter.warn(
+                f"{args.name} was never archived: no required location has it. Location {name}, which is optional, "
+                f"was not waited for: {reason_of(error, name)}"
+            )
         context.reporter.note(f"{args.name} is in no location")
         return Outcome(result, exit_code=_MISSING_EXIT)
-    for name, error in delivered.passed_over.items():
-        context.reporter.warn(f"{args.name} was taken from {delivered.location!r}, not from {name!r}: {error.message}")
-    return Outcome({**result, "location": delivered.location, "bytes": delivered.size})
+    for name, error in found.passed_over.items():
+        context.reporter.warn(f"{args.name} was taken from {found.location}, not from {name}: {reason_of(error, name)}")
+    return Outcome({**result, "location": found.location, "bytes": found.size})
 
 
 def _system_identifier(args: argparse.Namespace, config: Config) -> int:
@@ -120,22 +128,24 @@ def _without(config: RepositoryConfig, lost: list[str]) -> RepositoryConfig:
     return dataclasses.replace(config, locations=kept)
 
 
-def _deliver(args: argparse.Namespace, config: RepositoryConfig, system_identifier: int) -> Delivered | None:
+def _fetch(
+    args: argparse.Namespace, config: RepositoryConfig, state_directory: Path, system_identifier: int
+) -> Delivered | Absent:
     """Raises LocationError when it could not be found out within ``--retry-for``."""
+    from ..crypto.keys import KeyRing
     from ..errors import LocationError
     from ..postgres.archive_contain import contain
-    from ..postgres.archive_get import deliver
-    from ..repository.repository import Repository
+    from ..postgres.archive_fetch import Absent, WalFetch
+    from ..postgres.archive_outages import Outages
 
+    fetch = WalFetch(config, KeyRing.load(config.keys, need_identity=True), Outages(state_directory))
     deadline = time.monotonic() + args.retry_for
     while True:
         try:
-            repository = Repository.open(config, need_identity=True)
-            repository.require("read")
-            delivered = deliver(repository, system_identifier, args.name, args.destination)
-            if delivered is not None and args.contain_tablespaces:
-                contain(repository, system_identifier, args.name, args.destination)
-            return delivered
+            found = fetch.fetch(system_identifier, args.name, args.destination)
+            if not isinstance(found, Absent) and args.contain_tablespaces:
+                contain(fetch.repository, system_identifier, args.name, args.destination)
+            return found
         except LocationError:
             if time.monotonic() + _RETRY_PAUSE_SECONDS > deadline:
                 raise

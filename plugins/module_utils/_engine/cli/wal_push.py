@@ -14,7 +14,7 @@ if t.TYPE_CHECKING:
     import argparse
 
     from ..config import Config
-    from ..postgres.archive_push import PushResult
+    from ..postgres.archive_run import PushResult
     from ._frame import Context
 
 
@@ -40,15 +40,18 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _push(path: Path, cluster: str | None, context: Context) -> Outcome:
-    from ..postgres.archive_push import push
+    from ..postgres.archive_history import history_first
+    from ..postgres.archive_run import archive
     from ..postgres.archive_source import WalSource, cluster_of
-    from ..repository.repository import Repository
 
     config = context.config
     owner = cluster_of(config, path, cluster)
     with WalSource(path, owner.data_directory) as source:
-        result = push(Repository.open(config.repository), config.repository, source)
-    _note(config, result, context)
+        history = history_first(config, source, owner.data_directory, context.reporter)
+        result = archive(config, source)
+    for each in (history, result):
+        if each is not None:
+            _note(config, each, context)
     return Outcome(
         {
             "cluster": owner.name,
@@ -58,16 +61,18 @@ def _push(path: Path, cluster: str | None, context: Context) -> Outcome:
             "stored": list(result.stored),
             "already": list(result.already),
             "failed": {name: error.as_dict() for name, error in result.failed.items()},
+            "caught_up": result.caught_up,
         }
     )
 
 
 def _note(config: Config, result: PushResult, context: Context) -> None:
     """Optional locations that lack the file are told of and remembered until they have it."""
+    from ..errors import reason_of
     from ..postgres.archive_backlog import note_missing, note_stored
 
     for name, error in result.failed.items():
-        context.reporter.warn(f"{result.name} is archived, but not in location {name!r}: {error.message}")
+        context.reporter.warn(f"{result.name} is archived, but not in location {name}: {reason_of(error, name)}")
         if not note_missing(config.state_directory, name, result.system_identifier, result.name):
             context.reporter.warn(f"and that could not be noted in {config.state_directory}")
     for name in (*result.stored, *result.already):

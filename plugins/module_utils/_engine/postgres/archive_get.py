@@ -1,10 +1,11 @@
 # Copyright (c) 2026, CryoProtect Backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``wal-get``: one file out of the archive, or the certainty that it is not there.
+"""One file out of the archive, or the certainty that it is not there, from locations that are open.
 
 PostgreSQL takes "there is no such segment" for the end of the archive: it ends recovery there and may promote, with
-everything later lost. So absence is claimed only when every configured location answered and lacks the file.
+everything later lost. So absence is claimed only when every location answered and lacks the file. ``wal-get`` itself,
+which has to do with locations that do not answer, is in ``archive_fetch``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..repository import names
 from .archive_object import WalReader
 
 if t.TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ..repository.repository import Repository
@@ -60,13 +62,13 @@ def deliver(repository: Repository, system_identifier: int, name: str, destinati
             errors[location.name] = error
         else:
             return Delivered(location.name, reader.stored.size, errors)
-    _raise_doubt(name, errors)
-    _must_have_wal(repository, system_identifier)
+    raise_doubt(name, errors)
+    must_have_wal(repository.locations, system_identifier)
     return None
 
 
-def _raise_doubt(name: str, errors: dict[str, CryoError]) -> None:
-    """Raises when it is not sure that the file is nowhere."""
+def raise_doubt(name: str, errors: dict[str, CryoError], more: str = "") -> None:
+    """Raises when it is not sure that the file is nowhere. ``more``: a sentence for the hint."""
     present = [error for error in errors.values() if not isinstance(error, LocationError)]
     if present:
         raise present[0]
@@ -74,7 +76,7 @@ def _raise_doubt(name: str, errors: dict[str, CryoError]) -> None:
         where, error = next(iter(errors.items()))
         raise LocationError(
             f"cannot find out whether {name} is archived: {error.message}",
-            hint="The other locations do not have it. Recovery must not go on as if it did not exist: bring the "
+            hint=f"The other locations do not have it.{more} Recovery must not go on as if it did not exist: bring the "
             f"location back, or state with `--without {where}` that it is lost for good. {error.hint}".strip(),
             id=error.id,
         )
@@ -90,9 +92,12 @@ def _must_be_the_repository(location: Location) -> None:
         )
 
 
-def _must_have_wal(repository: Repository, system_identifier: int) -> None:
-    """A restore always needs some WAL: an archive without any is a wrong identifier, or is not mounted."""
-    for location in repository.locations:
+def must_have_wal(locations: Sequence[Location], system_identifier: int) -> None:
+    """A restore always needs some WAL: an archive without any is a wrong identifier, or is not mounted.
+
+    Raises RepositoryError ``empty-archive``.
+    """
+    for location in locations:
         if next(iter(location.list(names.wal_of(system_identifier))), None) is not None:
             return
     raise RepositoryError(
@@ -105,23 +110,37 @@ def _must_have_wal(repository: Repository, system_identifier: int) -> None:
 def _write(reader: WalReader, destination: Path) -> None:
     temporary = destination.with_name(f"{destination.name}.{os.getpid()}.tmp")
     try:
+        save(reader, temporary)
+        put_in_place(temporary, destination)
+    except BaseException:
+        discard(temporary)
+        raise
+
+
+def save(reader: WalReader, temporary: Path) -> None:
+    """Write the file's content, which is authentic throughout on return. Raises RestoreError, and what reading does."""
+    try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise _not_written(destination, error) from error
+        raise _not_written(temporary, error) from error
     try:
-        try:
-            for chunk in reader.chunks():
-                _write_all(descriptor, chunk, destination)
-        finally:
-            os.close(descriptor)
-        try:
-            os.replace(temporary, destination)
-        except OSError as error:
-            raise _not_written(destination, error) from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        for chunk in reader.chunks():
+            _write_all(descriptor, chunk, temporary)
+    finally:
+        os.close(descriptor)
+
+
+def put_in_place(temporary: Path, destination: Path) -> None:
+    """Give the file the name that PostgreSQL looks for. Raises RestoreError."""
+    try:
+        os.replace(temporary, destination)
+    except OSError as error:
+        raise _not_written(destination, error) from error
+
+
+def discard(temporary: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(temporary)
 
 
 def _write_all(descriptor: int, chunk: bytes, destination: Path) -> None:

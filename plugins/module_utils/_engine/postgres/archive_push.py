@@ -1,11 +1,10 @@
 # Copyright (c) 2026, CryoProtect Backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``wal-push``: one WAL file into every location, once, and never over another one."""
+"""One WAL file into a few locations, once, and never over another one: what ``archive_run`` does it with."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import typing as t
 from collections import deque
@@ -18,79 +17,55 @@ from .archive_object import StoredWal, look_at_wal
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ..config import RepositoryConfig
-    from ..repository.repository import Repository
+    from ..crypto.keys import KeyRing
     from ..storage.base import Location
     from .archive_source import WalSource
 
 FRAME_BYTES = 2 << 20
 _THREADS = 2
 """More would take the processors from the database."""
+_KEPT_BYTES: t.Final = 64 << 20
 _ATTEMPTS = 3
 """How often to look again after somebody else created the object between the look and the commit."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class PushResult:
-    """Where a WAL file is now, durably; ``failed`` has optional locations only."""
+class Push:
+    """One file, and what became of it in each location that it was to go to.
 
-    name: str
-    system_identifier: int
-    size: int
-    """Bytes of the file."""
-    stored: tuple[str, ...]
-    """Locations it was written to."""
-    already: tuple[str, ...]
-    """Locations that had it, equal."""
-    failed: dict[str, CryoError]
-    """Optional locations that lack it."""
-
-
-def push(repository: Repository, config: RepositoryConfig, source: WalSource) -> PushResult:
-    """Archive a file. On return it is durable in every required location.
-
-    Idempotent: an equal object already there is made durable and counts. Nothing is ever overwritten. Memory is
-    a few frames, whatever the size of the file.
-
-    Raises ObjectConflict when a location, required or not, holds another file of this name; then nothing was
-    written anywhere. Raises RepositoryError, with the id of the reason, when a required location could not take it
-    or holds it damaged; others may have it by then, which the next attempt finds. Raises SourceError when the file
-    changes while it is read.
+    Idempotent: an equal object already there is made durable and counts. Nothing is ever overwritten. Memory is a
+    few frames, and the encoded file where that is small enough to be written once more.
     """
-    repository.require("write")
-    run = _Push(repository, source)
-    run.failed.update(repository.lost)
-    todo = list(repository.locations)
-    for attempt in range(1, _ATTEMPTS + 1):
-        todo = run.without_those_that_have_it(todo)
-        try:
-            run.write(todo)
-            break
-        except ObjectConflict:
-            if attempt == _ATTEMPTS:
-                raise
-    run.check(config)
-    return PushResult(
-        str(source.name),
-        source.system_identifier,
-        source.size,
-        tuple(run.stored),
-        tuple(run.already),
-        run.failed,
-    )
 
-
-class _Push:
-    """The file, and what became of it in each location."""
-
-    def __init__(self, repository: Repository, source: WalSource) -> None:
-        self._repository = repository
+    def __init__(self, keys: KeyRing, source: WalSource, *, level: int) -> None:
+        self._keys = keys
+        self._level = level
         self._source = source
         self._key = names.wal(source.system_identifier, str(source.name))
-        self._digest = source.digest(repository.keys.digest_key)
+        self._digest = source.digest(keys.digest_key)
+        self.encoded: tuple[bytes, ...] | None = None
+        """What was written, when it was all written in one go and is not too large to be kept."""
         self.stored: list[str] = []
         self.already: list[str] = []
         self.failed: dict[str, CryoError] = {}
+
+    def run(self, locations: t.Sequence[Location], looked: Callable[[], None] = lambda: None) -> None:
+        """Bring the file to these locations. On return it is durable in all that ``failed`` does not name.
+
+        ``looked`` is called when all of them were looked at, before anything is written.
+
+        Raises ObjectConflict when one of them holds another file of this name, with nothing written anywhere,
+        SourceError when the file changes while it is read.
+        """
+        todo = self.without_those_that_have_it(locations)
+        looked()
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self.write(todo)
+                break
+            except ObjectConflict:
+                if attempt == _ATTEMPTS:
+                    raise
+            todo = self.without_those_that_have_it(todo)
 
     def without_those_that_have_it(self, locations: t.Sequence[Location]) -> list[Location]:
         """The locations that lack the file. Raises ObjectConflict when one has another under its name."""
@@ -111,7 +86,7 @@ class _Push:
         return lacking
 
     def _look(self, location: Location) -> StoredWal | None:
-        return look_at_wal(self._repository.keys, location, self._source.system_identifier, str(self._source.name))
+        return look_at_wal(self._keys, location, self._source.system_identifier, str(self._source.name))
 
     def _compare(self, location: Location, stored: StoredWal) -> None:
         if (stored.digest, stored.size) == (self._digest, self._source.size):
@@ -124,13 +99,19 @@ class _Push:
             "which of them was promoted or restored apart from the other, and stop that one from archiving.",
         )
 
-    def write(self, locations: t.Sequence[Location]) -> None:
-        """Create the object in these locations, losing those that fail. Raises ObjectConflict, SourceError."""
+    def write(self, locations: t.Sequence[Location], encoded: tuple[bytes, ...] | None = None) -> None:
+        """Create the object in these locations, losing those that fail. Raises ObjectConflict, SourceError.
+
+        ``encoded``: what another push of the same file has made of it.
+        """
         if not locations:
             return
         fanout = Fanout(locations)
         try:
-            self._encode(fanout)
+            if encoded is None:
+                self.encoded = self._encode(fanout)
+            else:
+                self._write_parts(fanout, encoded)
         except LocationError as error:
             lost = fanout.lost
             self.failed.update({location.name: lost.get(location.name, error) for location in locations})
@@ -138,20 +119,30 @@ class _Push:
         self.failed.update(fanout.lost)
         self.stored.extend(location.name for location in fanout.healthy)
 
-    def _encode(self, fanout: Fanout) -> None:
-        from blake3 import blake3
-
-        source, keys = self._source, self._repository.keys
-        encoder = container.ObjectEncoder(
-            keys, container.WAL, self._key, level=self._repository.level, digest=self._digest, size=source.size
-        )
-        digest = blake3(key=keys.digest_key)
+    def _write_parts(self, fanout: Fanout, encoded: tuple[bytes, ...]) -> None:
         writer = fanout.create(self._key)
         try:
-            writer.write(encoder.start)
-            for frame in _frames(encoder, self._chunks(digest.update)):
-                writer.write(frame)
-            writer.write(encoder.finish())
+            for part in encoded:
+                writer.write(part)
+            writer.commit()
+        finally:
+            writer.abort()
+
+    def _encode(self, fanout: Fanout) -> tuple[bytes, ...] | None:
+        from blake3 import blake3
+
+        source, keys = self._source, self._keys
+        encoder = container.ObjectEncoder(
+            keys, container.WAL, self._key, level=self._level, digest=self._digest, size=source.size
+        )
+        digest = blake3(key=keys.digest_key)
+        parts: list[bytes] | None = [] if source.size <= _KEPT_BYTES else None
+        writer = fanout.create(self._key)
+        try:
+            for part in self._parts(encoder, digest.update):
+                writer.write(part)
+                if parts is not None:
+                    parts.append(part)
             # The digest in the header was taken in an earlier pass.
             if digest.digest() != self._digest:
                 raise SourceError(
@@ -163,6 +154,12 @@ class _Push:
             writer.commit()
         finally:
             writer.abort()
+        return tuple(parts) if parts is not None else None
+
+    def _parts(self, encoder: container.ObjectEncoder, look: Callable[[bytes], object]) -> Iterator[bytes]:
+        yield encoder.start
+        yield from _frames(encoder, self._chunks(look))
+        yield encoder.finish()
 
     def _chunks(self, look: Callable[[bytes], object]) -> Iterator[bytes]:
         for offset in range(0, self._source.size, FRAME_BYTES):
@@ -170,14 +167,13 @@ class _Push:
             look(data)
             yield data
 
-    def check(self, config: RepositoryConfig) -> None:
-        """Raises the error of a location without which the file does not count as archived."""
-        have = self.stored + self.already
-        needed = [name for name in self.failed if config.locations[name].required]
-        if not needed:
+    def check(self) -> None:
+        """Raises the error of a location that lacks the file."""
+        if not self.failed:
             return
-        error = self.failed[needed[0]]
-        more = f" (and in {len(needed) - 1} more)" if len(needed) > 1 else ""
+        error = next(iter(self.failed.values()))
+        have = self.stored + self.already
+        more = f" (and in {len(self.failed) - 1} more)" if len(self.failed) > 1 else ""
         where = f" It is in {', '.join(have)} already." if have else ""
         raise RepositoryError(
             f"WAL file {self._source.name} is not archived: {error.message}{more}",

@@ -50,6 +50,7 @@ class Repository:
         self.locations = list(locations)
         self.lost: dict[str, LocationError] = dict(lost or {})
         self.level = level
+        self._descriptions: dict[str, dict[str, t.Any]] = {}
         self.breaker = Breaker()
         """For all that is read in one run."""
 
@@ -67,10 +68,12 @@ class Repository:
         locations: list[Location] = []
         lost: dict[str, LocationError] = {}
         published: dict[str, dict[int, float]] = {}
+        descriptions: dict[str, dict[str, t.Any]] = {}
         for location_config in config.locations.values():
             location = open_location(location_config)
             try:
-                published[location.name] = _check(location, keys)
+                descriptions[location.name] = must_be_ours(location, keys)
+                published[location.name] = check_published(location, keys)
                 locations.append(location)
             except LocationError as error:
                 lost[location.name] = error
@@ -78,6 +81,7 @@ class Repository:
             raise next(iter(lost.values()))
         repository = cls(keys, locations, lost=lost, level=config.compression_level)
         repository.published = published
+        repository._descriptions = descriptions
         return repository
 
     def fanout(self) -> Fanout:
@@ -90,21 +94,7 @@ class Repository:
         ``operation``: read, write or delete.
         """
         for location in self.locations:
-            description = describe(location)
-            unknown = description.get("features", {}).get(operation, [])
-            if unknown:
-                raise RepositoryError(
-                    f"location {location.name!r} asks for features to {operation} that this version lacks: "
-                    + ", ".join(map(str, unknown)),
-                    hint="Use a newer version for this operation.",
-                    id="format-feature",
-                )
-            if operation == "delete" and description.get("deletion") != _DELETION:
-                raise RepositoryError(
-                    f"location {location.name!r} has another protocol of deletion than this version",
-                    hint="Use the version that the repository was made with to prune.",
-                    id="format-feature",
-                )
+            check_features(location, self._descriptions.get(location.name) or describe(location), operation)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -197,11 +187,26 @@ def describe(location: Location) -> dict[str, t.Any]:
     return description
 
 
-def _check(location: Location, keys: KeyRing) -> dict[int, float]:
-    """The epochs it has published.
+def check_features(location: Location, description: dict[str, t.Any], operation: str) -> None:
+    """Raises RepositoryError when a location that describes itself so needs features that we lack."""
+    unknown = description.get("features", {}).get(operation, [])
+    if unknown:
+        raise RepositoryError(
+            f"location {location.name!r} asks for features to {operation} that this version lacks: "
+            + ", ".join(map(str, unknown)),
+            hint="Use a newer version for this operation.",
+            id="format-feature",
+        )
+    if operation == "delete" and description.get("deletion") != _DELETION:
+        raise RepositoryError(
+            f"location {location.name!r} has another protocol of deletion than this version",
+            hint="Use the version that the repository was made with to prune.",
+            id="format-feature",
+        )
 
-    Raises LocationError when it does not answer, RepositoryError or KeyFileError when it is not ours.
-    """
+
+def must_be_ours(location: Location, keys: KeyRing) -> dict[str, t.Any]:
+    """How the location describes itself. Raises LocationError when it does not answer, RepositoryError when foreign."""
     description = describe(location)
     if description.get("id") != keys.repository_id:
         raise RepositoryError(
@@ -210,4 +215,13 @@ def _check(location: Location, keys: KeyRing) -> dict[int, float]:
             hint="Use the keys of that repository, or another location. Nothing was changed.",
             id="foreign-repository",
         )
+    return description
+
+
+def _check(location: Location, keys: KeyRing) -> dict[int, float]:
+    """The epochs it has published.
+
+    Raises LocationError when it does not answer, RepositoryError or KeyFileError when it is not ours.
+    """
+    must_be_ours(location, keys)
     return check_published(location, keys)
