@@ -268,7 +268,7 @@ def test_an_optional_location_that_is_gone_is_noted(twofold: WalLab, finished: F
     with twofold.away(twofold.paths["far"]):
         code, result = twofold.json("wal-push", f"pg_wal/{name}", cwd=finished.data_dir)
     assert (code, result["stored"], list(result["failed"])) == (0, ["near"], ["far"])
-    assert "not in location 'far'" in result["warnings"][0]
+    assert "not in location far" in result["warnings"][0]
     assert read_backlog(twofold.state) == {"far": [f"{finished.system_identifier}/{name}"]}
     _code, told = twofold.json("status")
     assert f"location far: 1 WAL files are not there, from {finished.system_identifier}/{name} on" in told["attention"]
