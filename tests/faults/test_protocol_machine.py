@@ -26,9 +26,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from cryobackup import retention
 from cryobackup.crypto import suite
 from cryobackup.crypto.keys import KeyRing, new_keys
-from cryobackup.errors import LocationError, RepositoryError
+from cryobackup.errors import BusyError, LocationError, RepositoryError
 from cryobackup.events import Silent
 from cryobackup.prune import prune_repository
+from cryobackup.replicate.delivery import Options
+from cryobackup.replicate.result import ReplicateResult
+from cryobackup.replicate.run import replicate_repository
+from cryobackup.replicate.wanted import Which
 from cryobackup.repository import extents as xt
 from cryobackup.repository import lease, names
 from cryobackup.repository.catalog import Catalog, newest
@@ -66,9 +70,9 @@ class Running:
 
 @dataclasses.dataclass(frozen=True)
 class Happening:
-    name: str  # begin, write, commit; backup: all three of one; prune
-    which: int
-    flag: bool  # begin: without parent; prune: without grace
+    name: str  # begin, write, commit; backup: all three of one; prune; replicate
+    which: int  # replicate: odd to repair
+    flag: bool  # begin: without parent; prune: without grace; replicate: also what retention drops
     paths: frozenset[bytes]
     hours: int  # that pass before it
 
@@ -85,7 +89,7 @@ CALM = Trouble()
 TROUBLE = st.one_of(st.just(CALM), st.builds(Trouble, crash=st.integers(1, 40), after=st.booleans()))
 HAPPENINGS = st.builds(
     Happening,
-    name=st.sampled_from(["backup", "begin", "write", "commit", "prune"]),
+    name=st.sampled_from(["backup", "begin", "write", "commit", "prune", "replicate"]),
     which=st.integers(0, 3),
     flag=st.booleans(),
     paths=st.frozensets(st.sampled_from(PATHS), max_size=2),
@@ -271,6 +275,45 @@ class Protocol(RuleBasedStateMachine):
         with contextlib.suppress(Crash), mock.patch.object(retention, "plan", self.plan):
             result = prune_repository(repository, policy, now=self.now, dry_run=False, yes=True, reporter=self.watch)
             assert result.complete, result.errors
+
+    def replicate(self, what: Happening, trouble: Trouble) -> ReplicateResult | None:
+        """Bring to each location what the other has. None when it crashed."""
+        self.hosts += 1
+        self.as_host(f"host-{self.hosts}")
+        machine, began = Machine(), self.now
+        repository = self.open(machine)
+        self.prepare(machine, trouble)
+        with contextlib.suppress(Crash):
+            result = replicate_repository(
+                repository,
+                POLICY,
+                Which(all=what.flag),
+                Options(workers=1, patience=0, repair=what.which % 2 == 1),
+                configured=list(self.stores),
+                state_directory=self.spool,
+                reporter=self.watch,
+                now=self.now,
+            )
+            errors = [brought.error for brought in result.locations.values() if brought.error is not None]
+            # A prune is at work there, or one crashed and nobody can know; or this one was taken for dead.
+            overslept = (self.now - began).days >= 7 or any(self.skew.values())
+            assert all(isinstance(error, BusyError) or overslept for error in errors), errors
+            assert not result.problems, result.problems
+            return result
+        return None
+
+    @rule(name=st.sampled_from(["one", "two"]), which=st.integers(0, 50))
+    def lose_a_location(self, name: str, which: int) -> None:
+        if not which and not self.running:
+            self.lose(name)
+
+    def lose(self, name: str) -> None:
+        """Everything in it is gone but what `init` makes: what a replication brings is all there is."""
+        for key in [key for key in self.stores[name] if key != "repository.json"]:
+            del self.stores[name][key]
+            self.seen.pop((name, key), None)
+        for locations in self.acknowledged.values():
+            locations.discard(name)
 
     def plan(self, *args: t.Any) -> retention.Plan:
         """The planner, and a note of what it let go: it may be gone even if the prune crashes later."""

@@ -100,6 +100,12 @@ def _unpin() -> CommandModule:
     return unpin
 
 
+def _replicate() -> CommandModule:
+    from . import replicate
+
+    return replicate
+
+
 def _prune() -> CommandModule:
     from . import prune
 
@@ -155,6 +161,7 @@ COMMANDS: t.Final = {
         Command("restore", "restore a cluster, to its latest state or to a point in time", _restore),
         Command("pin", "keep a backup, whatever the retention rules say", _pin),
         Command("unpin", "let the retention rules decide about a backup again", _unpin),
+        Command("replicate", "bring to each location what the others have", _replicate),
         Command("prune", "delete what retention does not keep", _prune),
         Command("lock", "keep objects locked for as long as retention keeps them", _lock),
         Command("wal-push", "archive a WAL file (archive_command)", _wal_push),

@@ -311,6 +311,11 @@ class Section:
         return f"{self.place}.{key}" if self.place else str(key)
 
 
+def parse_bandwidth(text: str) -> int | None:
+    """``50MB/s`` as bytes a second; None where it is not written so."""
+    return _parse_size(text, "/s")
+
+
 def _parse_size(value: object, suffix: str = "") -> int | None:
     match = _SIZE.fullmatch(value.removesuffix(suffix).strip()) if isinstance(value, str) else None
     unit = _SIZE_UNITS.get(match[2]) if match else None
