@@ -117,12 +117,17 @@ _NO_CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "C
 _HOPELESS = _NO_CREDENTIALS | frozenset(
     {"SSLError", "ParamValidationError", "InvalidProxiesConfigError", "UnauthorizedSSOTokenError"}
 )
+# What OpenSSL says when the connection broke, or was damaged on the way: no reason to doubt the certificate.
+_BROKEN_TLS = ("eof", "reset by peer", "broken pipe", "timed out", "bad record mac", "decryption failed")
 
 
 def failure_of(error: ClientError | BotoCoreError) -> Failure:
     response: t.Any = getattr(error, "response", None)
     if not isinstance(response, dict):
-        return Failure(type(error).__name__, 0, str(error))
+        code, text = type(error).__name__, str(error)
+        if code == "SSLError" and any(words in text.lower() for words in _BROKEN_TLS):
+            code = "ConnectionClosedError"
+        return Failure(code, 0, text)
     found = response.get("Error", {})
     metadata = response.get("ResponseMetadata", {})
     headers = metadata.get("HTTPHeaders", {})
