@@ -108,10 +108,13 @@ def _create(directory: Path) -> Outcome:
 def _show(directory: Path) -> Outcome:
     from ..crypto.keys import LOCKED_IDENTITY, KeyRing
     from ..crypto.protection import locked_epochs
+    from ..repository.rotation import STAGE
 
     outcome = _outcome(directory, KeyRing.load(directory).keys, changed=False)
     locked = locked_epochs(directory)
     text = str(outcome.text)
+    if (directory / STAGE).exists():
+        text += "\nA rotation was interrupted. Nothing uses its keys yet: `cryobackup key rotate` finishes it."
     if locked:
         epochs = ", ".join(map(str, locked))
         text += f"\nThe identity of epoch {epochs} is under a passphrase, in {directory / LOCKED_IDENTITY}."

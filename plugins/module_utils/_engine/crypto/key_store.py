@@ -45,7 +45,10 @@ def changing(directory: pathlib.Path) -> t.Iterator[None]:
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise KeyFileError(f"cannot open the key directory {directory}: {error.strerror}") from error
+        raise KeyFileError(
+            f"cannot open the key directory {directory}: {error.strerror}",
+            hint="Run as the user that owns it. Where there is none: `cryobackup init`, or `cryobackup key import`.",
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

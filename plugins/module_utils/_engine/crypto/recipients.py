@@ -90,21 +90,21 @@ def write_opener(opener: Opener, secret: pathlib.Path, public: pathlib.Path) -> 
         (secret, f"# CryoProtect Backup: recipient key of {opener.name}. Secret.\n{opener.line()}\n", 0o400),
         (public, f"# CryoProtect Backup: public key of recipient {opener.name}.\n{recipient.line()}\n", 0o444),
     )
-    try:
-        for path in (secret, public):
-            if path.exists():
-                raise FileExistsError(None, None, str(path))
-        for path, text, mode in texts:
+    if secret == public:
+        raise KeyFileError(f"the secret file cannot be {secret}", hint="Name one that does not end with .pub.")
+    for path in (secret, public):
+        if path.exists():
+            raise KeyFileError(
+                f"{path} exists already",
+                hint="Nothing was overwritten. Choose another file, or move it away.",
+                id="output-exists",
+            )
+    for path, text, mode in texts:
+        try:
             write_new(path, text, mode)
             sync_directory(path.parent)
-    except FileExistsError as error:
-        raise KeyFileError(
-            f"{error.filename} exists already",
-            hint="Nothing was overwritten. Choose another file, or move it away.",
-            id="output-exists",
-        ) from error
-    except OSError as error:
-        raise KeyFileError(f"cannot write {error.filename}: {error.strerror}", hint="Name another file.") from error
+        except OSError as error:
+            raise KeyFileError(f"cannot write {path}: {error.strerror}", hint="Name another file.") from error
 
 
 def read_recipient(path: pathlib.Path) -> Recipient:
@@ -118,7 +118,7 @@ def read_opener(path: pathlib.Path) -> Opener:
 
 
 def _only_line(path: pathlib.Path, *, secret: bool, role: str) -> str:
-    text = read_file(path, secret=secret)
+    text = read_file(path, secret=False)
     if text is None:
         raise KeyFileError(f"there is no file {path}", hint="Check the path.")
     lines = [line for line in text[:MAX_BYTES].splitlines() if line.startswith("cryo-")]
@@ -128,4 +128,5 @@ def _only_line(path: pathlib.Path, *, secret: bool, role: str) -> str:
             f"{path} is not a file of a recipient with one line cryo-{role}-1",
             hint=f"`cryobackup key recipient new NAME` makes two files; this is to be {other}.",
         )
+    read_file(path, secret=secret)  # only now: a public file named by mistake is no secret that others can read
     return lines[0]

@@ -20,6 +20,7 @@ from ..errors import ClusterError, ConfigError, CryoError, DamageError, reason_o
 from ..repository.epochs import behind
 from ..repository.probe import probe_location
 from ..repository.repository import Repository
+from ..repository.rotation import STAGE
 from .archive_commands import archive_command, this_command
 from .archive_object import WalReader, look_at_wal
 from .archive_source import WalSource
@@ -130,6 +131,8 @@ def _check_epoch(config: Config, findings: _Findings) -> None:
         return  # the findings about the locations say it
     if newer is not None:
         findings.warn("keys", newer.message, newer.hint)
+    if (config.repository.keys / STAGE).exists():
+        findings.warn("keys", "a rotation was interrupted; nothing uses its keys yet", "Run `cryobackup key rotate`.")
 
 
 def _check_location(config: Config, name: str, now: dt.datetime, findings: _Findings) -> None:
