@@ -81,9 +81,7 @@ class LockedLab:
         self.bucket: Bucket = gateway.make_bucket("locked")
         self._runtime = runtime
         self._base = workspace.directory(f"{name}-roles")
-        # Ceph decides a race of writers in buckets without versions only.
-        lock = {"mode": mode, "retain": retain}
-        self._location = {"object_lock": lock, "prefix": PREFIX, "create_only": "check"}
+        self._location = {"object_lock": {"mode": mode, "retain": retain}, "prefix": PREFIX}
         self._retention = dict(retention or {})
         self.admin = self._role("admin", self.bucket.owner, identity=True)
         self.admin.run("init")

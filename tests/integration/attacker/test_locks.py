@@ -47,7 +47,6 @@ class LockedRepository(SmallRepository):
             endpoint_url=found["endpoint_url"],
             credentials_file=Path(found["credentials_file"]),
             ca_file=Path(found["ca_file"]),
-            create_only="check",
             object_lock=ObjectLock(mode, retain),
         )
         self.config = Config(

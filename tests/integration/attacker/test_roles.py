@@ -62,7 +62,7 @@ def test_each_role_does_its_work_with_its_own_rights(locked: LockedLab) -> None:
     assert done["packs"] > 0
     assert locked.manifest(third) not in locked.keys("manifests/")
     # All of it is locked, so it is still there, and no error.
-    assert done["hidden"]["locked"] == done["manifests"] + done["packs"]
+    assert done["hidden"]["locked"] == done["manifests"] + done["packs"] + done["wal"]
     assert done["bytes_freed"] == done["hidden"]["bytes_removed"]
     assert done["hidden"]["refused"] is None
     assert any(version.key == locked.full(locked.manifest(third)) for version in locked.bucket.versions())
