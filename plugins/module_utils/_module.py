@@ -16,6 +16,7 @@ import datetime as dt
 import enum
 import functools
 import os
+import re
 import signal
 import sys
 import types
@@ -144,6 +145,7 @@ def _tolerated(options: Mapping[str, t.Any]) -> set[int]:
 
 def _fail(module: AnsibleModule, error: CryoError) -> t.NoReturn:
     fields = plain(error.as_dict())
+    fields = {**fields, "hint": in_options(fields["hint"], module.argument_spec)}
     msg = fields["message"]
     if fields["hint"]:
         msg = f"{msg.rstrip('.')}. {fields['hint']}"
@@ -152,7 +154,35 @@ def _fail(module: AnsibleModule, error: CryoError) -> t.NoReturn:
 
 def _warn(module: AnsibleModule, task: Task) -> None:
     for text in task.reporter.warnings:
-        module.warn(plain(text))
+        module.warn(in_options(plain(text), module.argument_spec))
+
+
+_COMMAND = re.compile(r"(`cryobackup [^`]*`)")
+_OPTION = re.compile(
+    r"`--(?P<quoted>[a-z][a-z-]*)(?: (?P<with>[^`]+))?`"
+    r"|--(?P<bare>[a-z][a-z-]*)(?:[ =](?P<value>[A-Z]{2,}\b|latest\b|current\b|[0-9/][^\s,;)`]*[^\s,;)`.:]|[0-9]))?"
+)
+
+
+def in_options(text: str, spec: Mapping[str, Mapping[str, t.Any]]) -> str:
+    """What the engine says of options of the command line, in words of the module, where it has such an option.
+
+    ``--bin-directory`` becomes ```bin_directory```, ``--timeline 3`` becomes ```timeline: 3```. What stands in a whole
+    command is left as it is: that is to be run by hand.
+    """
+
+    def of_module(match: re.Match[str]) -> str:
+        name = (match["quoted"] or match["bare"]).replace("-", "_")
+        value = match["with"] or match["value"]
+        known = next((each for each in (name, f"{name}s") if each in spec), None)
+        if known is None:
+            return match[0]
+        if spec[known].get("type") == "bool":
+            return f"`{known}: true`"
+        placeholder = value is None or value.isupper()
+        return f"`{known}`" if placeholder or spec[known].get("type") == "dict" else f"`{known}: {value}`"
+
+    return "".join(part if _COMMAND.fullmatch(part) else _OPTION.sub(of_module, part) for part in _COMMAND.split(text))
 
 
 def _require_fit_interpreter(module: AnsibleModule) -> None:

@@ -27,6 +27,7 @@ from ansible_collections.cryoprotect.backup.plugins.module_utils._module import 
     Task,
     capped,
     config_option,
+    in_options,
     partial_option,
     plain,
     run,
@@ -177,3 +178,36 @@ def test_says_that_a_python_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     result = outcome_of(ending(0))
     assert result["failed"]
     assert "is Python 3." in result["msg"]
+
+
+SPEC = {
+    "bin_directory": {"type": "path"},
+    "delta": {"type": "bool"},
+    "tablespaces": {"type": "dict"},
+    "timeline": {"type": "str"},
+    "without": {"type": "list"},
+    "backup": {"type": "str"},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("or name it with --bin-directory.", "or name it with `bin_directory`."),
+        ("Say which: --timeline 2 or --timeline 3.", "Say which: `timeline: 2` or `timeline: 3`."),
+        ("--timeline current for its own", "`timeline: current` for its own"),
+        ("if it may be overwritten, --delta. Nothing", "if it may be overwritten, `delta: true`. Nothing"),
+        ("restore once more with --delta before", "restore once more with `delta: true` before"),
+        ("Another one: --tablespace /a=/new/directory. Nothing", "Another one: `tablespaces`. Nothing"),
+        ("is only found with --backup ID. Nothing", "is only found with `backup`. Nothing"),
+        ("state with `--without nas` that", "state with `without: nas` that"),
+        ("WAL; --without nas if it is lost", "WAL; `without` nas if it is lost"),
+        ("Run `cryobackup verify --all --level presence`.", "Run `cryobackup verify --all --level presence`."),
+        ("`cryobackup restore main --delta` does it", "`cryobackup restore main --delta` does it"),
+        ("pg_checksums --enable turns them on", "pg_checksums --enable turns them on"),
+        ("(--yes, or `confirm: true`)", "(--yes, or `confirm: true`)"),
+        ("nothing of the kind", "nothing of the kind"),
+    ],
+)
+def test_hints_speak_of_the_options_of_the_module(text: str, words: str) -> None:
+    assert in_options(text, SPEC) == words

@@ -103,7 +103,7 @@ def restore_cluster(
         if request.start:
             start(result, request, prepared, _programs(config, source, request), told)
     result.locations = _locations(repository)
-    result.next_steps = next_steps(result, prepared, in_place=in_place)
+    result.next_steps = next_steps(result, prepared, in_place=in_place, port=request.port)
     result.warnings = list(told.warnings)
     result.seconds = round((clock() - begun).total_seconds(), 3)
     return result

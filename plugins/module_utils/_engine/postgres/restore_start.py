@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -16,12 +17,18 @@ from ..errors import ConfigError, RestoreError, SourceError
 from .control import read_control
 from .relfile import CONTROL_FILE
 
+if t.TYPE_CHECKING:
+    from collections.abc import Iterator
+
 START_LOG: t.Final = "cryobackup.start.log"
 _BIN_PLACES: t.Final = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
 _POLL_SECONDS = 0.2
 IN_PRODUCTION: t.Final = "in production"
 IN_RECOVERY: t.Final = "in archive recovery"
 SHUT_DOWN: t.Final = "shut down in recovery"
+_GRAVE: t.Final = ("FATAL", "PANIC", "ERROR")
+_OWN_ERROR: t.Final = "error: "
+_OWN_HINT: t.Final = "hint: "
 
 
 def find_bin_directory(version: int, wanted: Path | None = None) -> Path:
@@ -75,18 +82,19 @@ def start_server(command: t.Sequence[str], target: Path, owner: str, *, until: t
     Returns that state. Raises RestoreError, id ``start-failed``, with the end of the server's log.
     """
     deadline = time.monotonic() + timeout
+    since = time.time() - 1  # times of files are coarse
     words = [command[0], "-w", "-t", str(max(1, int(timeout))), *command[1:]]
     result = subprocess.run(words, capture_output=True, text=True, cwd="/", check=False, **_as_user(owner))
     state = _state(target)
     # The control file comes from a running server, so that "in production" alone proves nothing.
     stopped_at_goal = state == SHUT_DOWN and state in until
     if result.returncode != 0 and not stopped_at_goal:
-        raise _start_failed(target, result.stdout + result.stderr)
+        raise _start_failed(target, result.stdout + result.stderr, since)
     while state not in until:
         if time.monotonic() > deadline:
-            raise _start_failed(target, f"it is still {state} after {timeout:.0f} s")
+            raise _start_failed(target, f"it is still {state} after {timeout:.0f} s", since)
         if not (target / "postmaster.pid").exists():
-            raise _start_failed(target, f"it stopped, and is {_state(target)}")
+            raise _start_failed(target, f"it stopped, and is {_state(target)}", since)
         time.sleep(_POLL_SECONDS)
         state = _state(target)
     return state
@@ -109,15 +117,40 @@ def _state(target: Path) -> str:
         return f"unknown ({error.message})"
 
 
-def _start_failed(target: Path, words: str) -> RestoreError:
-    try:
-        lines = (target / START_LOG).read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    telling = [line for line in lines if "FATAL" in line or "PANIC" in line or "ERROR" in line][-3:]
+def _start_failed(target: Path, words: str, since: float) -> RestoreError:
+    """What the server's log says; and what wal-get says in it, for "exit code 200" is no reason that helps."""
+    lines = [line for log in _logs(target, since) for line in _last_start(log)]
+    telling = [line for line in lines if any(word in line for word in _GRAVE)][-3:]
     said = "; ".join(telling or lines[-3:]) or words.strip()
+    own = [number for number, line in enumerate(lines) if line.startswith(_OWN_ERROR)]
+    hint = ""
+    if own:
+        said += f"; wal-get: {lines[own[-1]].removeprefix(_OWN_ERROR)}"
+        after = lines[own[-1] + 1 : own[-1] + 2]
+        hint = next((f"{line.removeprefix(_OWN_HINT)} " for line in after if line.startswith(_OWN_HINT)), "")
     return RestoreError(
         f"PostgreSQL did not start on {target}: {said}",
-        hint=f"The restore itself is complete. See {target / START_LOG}.",
+        hint=f"The restore itself is complete. {hint}See {target / START_LOG}.",
         id="start-failed",
     )
+
+
+def _logs(target: Path, since: float) -> Iterator[str]:
+    """The log of pg_ctl, and that of the logging collector, which takes it over soon after the start."""
+    places = [target / START_LOG]
+    with contextlib.suppress(OSError):
+        for line in (target / "current_logfiles").read_text().splitlines():
+            kind, _unused, name = line.partition(" ")
+            if kind == "stderr":
+                places.append(target / name)
+    for place in places:
+        with contextlib.suppress(OSError):
+            if place.stat().st_mtime >= since:
+                yield place.read_text(errors="replace")
+
+
+def _last_start(log: str) -> list[str]:
+    """The lines since the server began for the last time; all if that is not to be seen."""
+    lines = log.splitlines()
+    starts = [number for number, line in enumerate(lines) if "starting PostgreSQL" in line]
+    return lines[starts[-1] :] if starts else lines

@@ -54,7 +54,7 @@ def start(
     result.started = request.action != "shutdown"
 
 
-def next_steps(result: RestoreResult, prepared: Prepared, *, in_place: bool) -> list[str]:
+def next_steps(result: RestoreResult, prepared: Prepared, *, in_place: bool, port: int | None = None) -> list[str]:
     """What is left to be done by a person, in order."""
     steps: list[str] = []
     if result.dry_run:
@@ -71,6 +71,11 @@ def next_steps(result: RestoreResult, prepared: Prepared, *, in_place: bool) -> 
         steps.append(
             f"The server shuts down at the goal. To open it there set recovery_target_action = 'promote' in "
             f"{result.target}/{AUTO_CONF}, leave recovery.signal, and start it again."
+        )
+    if port is not None:
+        steps.append(
+            f"port = {port} stays in {result.target}/{AUTO_CONF}. When this cluster is to be reached where the "
+            "original was: ALTER SYSTEM RESET port, and restart it."
         )
     if not in_place and supports_containing(prepared.info.version):
         steps.append(

@@ -132,7 +132,8 @@ def _no_room(
         f"location {name!r} has no room for {_ARTICLES.get(wanted.kind, 'a')} {wanted.kind} backup of {wanted.source}: "
         f"it takes {format_bytes(needed)} or more, and {left}{prune}",
         hint="Nothing was written there, and earlier backups are untouched. Make room: `cryobackup prune`, shorter "
-        "retention rules, a larger disk or quota. To begin all the same: --no-space-check, or `space_check: false`.",
+        "retention rules, a larger disk or quota. To begin all the same: --no-space-check (`space_check: false` in a "
+        "task).",
         id="no-room",
     )
 
