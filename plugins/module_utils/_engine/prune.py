@@ -100,7 +100,7 @@ def prune_repository(
     if plan.brake and not yes and not dry_run:
         raise refusal(plan)
     errors: dict[str, CryoError] = dict(repository.lost)
-    wish = _wish(plan, catalog, reporter)
+    wish = _wish(plan, policy, catalog, reporter, complete=not repository.lost)
     done: dict[str, Collected] = {}
     for location in repository.locations:
         collector = Collector(repository, location, dry_run=dry_run)
@@ -153,10 +153,15 @@ def refusal(plan: retention.Plan) -> RefusedError:
     )
 
 
-def _wish(plan: retention.Plan, catalog: Catalog, reporter: Reporter) -> Wish:
+def _wish(
+    plan: retention.Plan, policy: retention.Policy, catalog: Catalog, reporter: Reporter, *, complete: bool
+) -> Wish:
     dropped = frozenset(backup.backup_id for backup in plan.deletes)
     if not catalog.broken:
-        return Wish(dropped, plan.wal_needed)
+        systems = frozenset(
+            int(backup.header.postgres.system_identifier) for backup in catalog.backups if backup.header.postgres
+        )
+        return Wish(dropped, plan.wal_needed, systems if complete else None, policy.abandoned_wal.total_seconds())
     for broken in catalog.broken:
         reporter.warn(f"{broken.name} cannot be read, so all WAL is kept: {broken.error.message}")
     return Wish(dropped, lambda _system, _name: True)

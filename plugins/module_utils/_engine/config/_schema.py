@@ -179,6 +179,9 @@ def _retention(section: Section) -> retention.Policy:
     trash = _duration(section, "trash", retention.parse_grace)
     if trash is not None:
         accepted["trash"] = trash
+    abandoned = _duration(section, "abandoned_wal", retention.parse_duration)
+    if abandoned is not None:
+        accepted["abandoned_wal"] = abandoned
     return _policy({"rules": rules, "timezone": _timezone(section), **accepted})
 
 

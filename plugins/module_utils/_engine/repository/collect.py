@@ -34,6 +34,10 @@ class Wish:
 
     backups: frozenset[str]  # ids of the backups to drop
     wal_needed: t.Callable[[int, str], bool]  # (system identifier, file name) → whether it stays
+    systems: frozenset[int] | None = None
+    """System identifiers of which there is a backup anywhere; None: nobody can say, so no WAL is abandoned."""
+    abandoned_after: float = 0.0
+    """Seconds after the last WAL of a system without any backup, after which all of it goes."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -152,8 +156,9 @@ class Collector:
             if name in look.packs and name not in packs and self._delete(name, look.packs[name]):
                 self.done.packs += 1
         wal_here = look.wal_of(manifests)
+        abandoned = self._abandoned(wish, look) if mark.wal else frozenset()
         for name in sorted(mark.wal):
-            if not self._wal_stays(name, wish, look, wal_here) and self._delete(name):
+            if not self._wal_stays(name, wish, look, wal_here, abandoned) and self._delete(name):
                 self.done.wal += 1
         for key in gone:
             if key is not None and names.manifest(*key) not in manifests:
@@ -188,18 +193,35 @@ class Collector:
             self.done.bytes_freed = self.done.hidden.bytes_removed
 
     @staticmethod
-    def _wal_stays(key: str, wish: Wish, look: _Look, here: _WalOf) -> bool:
+    def _wal_stays(key: str, wish: Wish, look: _Look, here: _WalOf, abandoned: frozenset[int]) -> bool:
         system_identifier, name = _wal_name(key)
         return (
             system_identifier in look.wal_wanted
-            or wish.wal_needed(system_identifier, name)
+            or (system_identifier not in abandoned and wish.wal_needed(system_identifier, name))
             or here.needs(system_identifier, name)
         )
 
+    def _abandoned(self, wish: Wish, look: _Look) -> frozenset[int]:
+        """Systems without a backup anywhere, which nobody has archived for since long: no restore can use their WAL.
+
+        A cluster that archives and has no backup yet, or an archive whose last backup has just gone, is not abandoned.
+        """
+        if wish.systems is None:
+            return frozenset()
+        here = {int(header.postgres.system_identifier) for header in look.manifests.values() if header.postgres}
+        newest: dict[int, float] = {}
+        for info in self._location.list("wal/"):
+            system, name = _wal_name(info.key)
+            if name and system not in here | wish.systems | look.wal_wanted:
+                newest[system] = max(info.modified, newest.get(system, 0.0))
+        limit = self._location.now() - wish.abandoned_after
+        return frozenset(system for system, modified in newest.items() if modified < limit)
+
     def _unneeded_wal(self, wish: Wish, look: _Look, here: _WalOf, already: set[str]) -> list[str]:
         found = []
+        abandoned = self._abandoned(wish, look)
         for info in self._location.list("wal/"):
-            if info.key not in already and not self._wal_stays(info.key, wish, look, here):
+            if info.key not in already and not self._wal_stays(info.key, wish, look, here, abandoned):
                 found.append(info.key)
                 if len(found) == MARK_AT_MOST:
                     break
