@@ -18,7 +18,6 @@ from .archive_push import Push
 
 if t.TYPE_CHECKING:
     from ..config import Config
-    from ..crypto.keys import KeyRing
     from ..storage.base import Location
     from .archive_source import WalSource
 
@@ -31,7 +30,7 @@ class OptionalLane:
     The thread is a daemon: the process may end while it waits for an answer. An object half written has no name.
     """
 
-    def __init__(self, config: Config, name: str, keys: KeyRing, source: WalSource, *, catch_up: bool) -> None:
+    def __init__(self, config: Config, name: str, source: WalSource, *, catch_up: bool) -> None:
         self.name = name
         self.looked = threading.Event()
         self.ended = threading.Event()
@@ -42,7 +41,6 @@ class OptionalLane:
         """How long the location took."""
         self._began = time.monotonic()
         self._config = config
-        self._keys = keys
         self._source = source
         self._catches_up = catch_up
         self._go = threading.Event()
@@ -75,7 +73,7 @@ class OptionalLane:
         only = dataclasses.replace(settings, locations={self.name: settings.locations[self.name]})
         repository = Repository.open(only)
         repository.require("write")
-        push = Push(self._keys, self._source, level=settings.compression_level)
+        push = Push(repository.keys, self._source, level=settings.compression_level)
         lacking = push.without_those_that_have_it(repository.locations)
         self.seconds += time.monotonic() - self._began
         self.looked.set()
@@ -105,7 +103,7 @@ class OptionalLane:
         if sources is None:
             return
         transfer = Transfer(
-            self._keys,
+            sources.keys,
             Sources(sources.locations),
             location,
             spool=directory,

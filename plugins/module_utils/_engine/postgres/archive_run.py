@@ -14,7 +14,6 @@ import os
 import time
 import typing as t
 
-from ..crypto.keys import KeyRing
 from ..errors import CryoError, LocationError, ObjectConflict, SourceError
 from ..repository.repository import Repository
 from .archive_lane import OptionalLane
@@ -82,8 +81,7 @@ class _Run:
         self._source = source
         self._outages = Outages(config.state_directory)
         self._required = {name: place for name, place in locations.items() if place.required}
-        self._keys = KeyRing.load(config.repository.keys)
-        self._push = Push(self._keys, source, level=config.repository.compression_level)
+        self._push: Push | None = None
         self._failed: dict[str, CryoError] = {}
         self._lanes: list[OptionalLane] = []
         waiting = _waiting_files(source.path)
@@ -102,15 +100,16 @@ class _Run:
                 id="location-waiting",
             )
         else:
-            self._lanes.append(OptionalLane(self._config, name, self._keys, self._source, catch_up=waiting == 0))
+            self._lanes.append(OptionalLane(self._config, name, self._source, catch_up=waiting == 0))
 
     def required(self) -> None:
         """The file is in every required location on return."""
         repository = Repository.open(dataclasses.replace(self._config.repository, locations=self._required))
         repository.require("write")
-        self._push.failed.update(repository.lost)
-        self._push.run(repository.locations, self._no_conflict)
-        self._push.check()
+        self._push = push = Push(repository.keys, self._source, level=repository.level)
+        push.failed.update(repository.lost)
+        push.run(repository.locations, self._no_conflict)
+        push.check()
 
     def _no_conflict(self) -> None:
         """Two histories must not be mixed anywhere, also when what shows it is not required."""
@@ -126,16 +125,17 @@ class _Run:
 
     def optional(self) -> PushResult:
         """Give the optional locations their time. Raises ObjectConflict when one has another file by this name."""
+        push = self._push
         for lane in self._lanes:
-            lane.go(self._push.encoded)
+            lane.go(push.encoded if push is not None else None)
         deadline = time.monotonic() + _OPTIONAL_SECONDS
         for lane in self._lanes:
             lane.ended.wait(max(0.0, deadline - time.monotonic()))
             lane.cancel()
         for lane in self._lanes:
             self._note(lane)
-        stored = [*self._push.stored, *(lane.name for lane in self._lanes if lane.outcome == "stored")]
-        already = [*self._push.already, *(lane.name for lane in self._lanes if lane.outcome == "already")]
+        stored = [*(push.stored if push else ()), *(lane.name for lane in self._lanes if lane.outcome == "stored")]
+        already = [*(push.already if push else ()), *(lane.name for lane in self._lanes if lane.outcome == "already")]
         source = self._source
         return PushResult(
             str(source.name),
