@@ -15,15 +15,15 @@ if t.TYPE_CHECKING:
     from pathlib import Path
 
 
-def read_secret(location: str, path: Path) -> str:
-    """The text of a file that only its owner may read.
+def read_secret(location: str, path: Path, *, private: bool = True) -> str:
+    """The text of a file that only its owner may read, or not only (``private``).
 
     Raises LocationError for one that is missing or that others may read; its content never shows in the error.
     """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
+            if private and mode & 0o077:
                 raise LocationError(
                     f"location {location!r}: {path} can be read by others (mode {mode:04o})",
                     hint=f"chmod 0400 {path}, and think about whom it may have been read by.",

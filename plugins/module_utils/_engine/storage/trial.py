@@ -14,6 +14,8 @@ from .base import Buffer, Examined, Location, ObjectWriter
 
 PREFIX = "probe/"
 RACERS = 8
+ROUNDS = 3
+"""A store that lets several writers win does so by chance: one round in three shows nothing (Swift)."""
 _STALE_SECONDS = 3600.0
 _BYTES = 1024
 
@@ -26,9 +28,14 @@ def try_location(location: Location, identifier: str) -> list[str]:
     """
     warnings = [*location.examine()] if isinstance(location, Examined) else []
     ways = location.ways() if isinstance(location, Examined) else [location.create]
-    keys = [f"{PREFIX}{identifier}-{number}" for number in range(len(ways))]
+    tries = [
+        (f"{PREFIX}{identifier}-{number}-{turn}", way)
+        for number, way in enumerate(ways)
+        for turn in range(ROUNDS if _is_atomic(location) else 1)
+    ]
+    keys = [key for key, _unused in tries]
     try:
-        for key, way in zip(keys, ways, strict=True):
+        for key, way in tries:
             _try_way(location, key, way)
         found = [info.key for info in location.list(PREFIX)]
         if not set(keys) <= set(found):

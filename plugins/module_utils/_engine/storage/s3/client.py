@@ -154,12 +154,15 @@ def _role_credentials(name: str, options: S3Options) -> Credentials:
         AssumeRoleWithWebIdentityCredentialFetcher,
         DeferredRefreshableCredentials,
     )
-    from botocore.utils import FileWebIdentityTokenLoader
 
     role = options.role_arn or ""
     extra = {"RoleSessionName": "cryobackup"}
     if options.web_identity_token_file is not None:
-        token = FileWebIdentityTokenLoader(str(options.web_identity_token_file))
+        path = options.web_identity_token_file
+
+        def token() -> str:  # read again each time: the platform renews it
+            return read_secret(name, path, private=False)
+
         creator = _sts(name, options, botocore.session.Session())
         with_token = AssumeRoleWithWebIdentityCredentialFetcher(creator, token, role, extra)
         return DeferredRefreshableCredentials(with_token.fetch_credentials, "assume-role-with-web-identity")

@@ -164,8 +164,7 @@ def failed(place: Place, verb: str, key: str, failure: Failure, right: str) -> L
     for explain in (words.unanswered, words.credentials, words.clock, words.elsewhere, words.forbidden, words.unknown):
         found = explain()
         if found is not None:
-            reason, hint, name = found
-            return RequestFailed(f"{what}: {reason}", failure, hint=f"{hint} {UNTOUCHED}", id=name)
+            return RequestFailed(f"{what}: {found.reason}", failure, hint=f"{found.hint} {UNTOUCHED}", id=found.id)
     text = f"{failure.code}: {failure.text}" if failure.text else failure.code
     return RequestFailed(
         f"{what}: {place.endpoint} answers {failure.status} {text}".rstrip(),
@@ -175,8 +174,10 @@ def failed(place: Place, verb: str, key: str, failure: Failure, right: str) -> L
     )
 
 
-Explanation: t.TypeAlias = tuple[str, str, str] | None
-"""The reason, what to do, and the id of the error."""
+class Explained(t.NamedTuple):
+    reason: str
+    hint: str
+    id: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -185,21 +186,23 @@ class _Words:
     failure: Failure
     right: str
 
-    def unanswered(self) -> Explanation:
+    def unanswered(self) -> Explained | None:
         if self.failure.status != 0 or self.failure.code in _NO_CREDENTIALS:
             return None
         if self.failure.code == "SSLError":
             return self._untrusted()
         if self.failure.code == "ProxyConnectionError":
-            return f"the proxy does not answer ({self.failure.text})", "Correct proxy, or mend it.", "location-down"
+            return Explained(
+                f"the proxy does not answer ({self.failure.text})", "Correct proxy, or mend it.", id="location-down"
+            )
         if self.failure.code == "ConnectionClosedError" and self.place.endpoint.startswith("http://"):
-            return (
+            return Explained(
                 f"{self.place.endpoint} closes the connection without an answer",
                 "Does it speak TLS? Then endpoint_url begins with https://.",
-                "location-down",
+                id="location-down",
             )
         if self.failure.code in ("ParamValidationError", "InvalidProxiesConfigError"):
-            return self.failure.text, "Correct the options of this location.", "location-config"
+            return Explained(self.failure.text, "Correct the options of this location.", id="location-config")
         reason = {
             "ConnectTimeoutError": "does not answer",
             "ReadTimeoutError": "stopped answering",
@@ -207,62 +210,62 @@ class _Words:
             "ConnectionClosedError": "closes the connection",
             "ShortAnswer": "breaks off its answers",
         }.get(self.failure.code, f"fails ({self.failure.text})")
-        return (
+        return Explained(
             f"{self.place.endpoint} {reason}",
             "Is endpoint_url right, is the network up, does the store run?",
-            "location-down",
+            id="location-down",
         )
 
-    def _untrusted(self) -> Explanation:
+    def _untrusted(self) -> Explained:
         text = self.failure.text.lower()
         if "wrong version number" in text or "record layer failure" in text:
-            return (
+            return Explained(
                 f"{self.place.endpoint} does not speak TLS",
                 "Is the port right? A store without TLS has an endpoint_url that begins with http://.",
-                "location-config",
+                id="location-config",
             )
         other = "mismatch" in text or "n't match" in text
         reason = "expired" if "expired" in text else "of another name" if other else "not trusted"
-        return (
+        return Explained(
             f"the certificate of {self.place.endpoint} is {reason}",
             "For a certificate authority of your own name its certificate in ca_file.",
-            "location-untrusted",
+            id="location-untrusted",
         )
 
-    def credentials(self) -> Explanation:
+    def credentials(self) -> Explained | None:
         if self.failure.code in _NO_CREDENTIALS:
-            return (
+            return Explained(
                 "there are no credentials" if self.failure.code == "NoCredentialsError" else self.failure.text,
                 "Name a credentials_file, or let the host have a role.",
-                "location-denied",
+                id="location-denied",
             )
         if self.failure.code in _BAD_CREDENTIALS:
             expired = "Expired" in self.failure.code or "Refresh" in self.failure.code
             state = "have expired" if expired else "are not accepted"
-            return (
+            return Explained(
                 f"the credentials ({self.place.account}) {state}: {self.failure.code}",
                 "Put new ones there; a job that runs takes them up by itself."
                 if expired
                 else "Are they those of this store, complete, and not revoked?",
-                "location-denied",
+                id="location-denied",
             )
         return None
 
-    def clock(self) -> Explanation:
+    def clock(self) -> Explained | None:
         if self.failure.code not in ("RequestTimeTooSkewed", "RequestExpired"):
             return None
-        return (
+        return Explained(
             f"the clocks of this host and of the store differ too much ({self.failure.text})",
             "Set this host's clock (timedatectl, chronyc); the store accepts a difference of 15 minutes.",
-            "location-clock",
+            id="location-clock",
         )
 
-    def elsewhere(self) -> Explanation:
+    def elsewhere(self) -> Explained | None:
         if self.failure.code == "NoSuchBucket":
-            return (
+            return Explained(
                 f"there is no bucket {self.place.bucket!r} at {self.place.endpoint}",
                 "Create it, or correct bucket, region or endpoint_url. The program makes no buckets.",
-                "location-config",
+                id="location-config",
             )
         wrong = self.failure.code in (
             "AuthorizationHeaderMalformed",
@@ -271,33 +274,33 @@ class _Words:
         )
         if wrong or self.failure.status in (301, 307):
             where = f"region {self.failure.region}" if self.failure.region else "another region"
-            return (
+            return Explained(
                 f"bucket {self.place.bucket!r} is in {where}, not in {self.place.region}",
                 f"Set region{': ' + self.failure.region if self.failure.region else ''}.",
-                "location-config",
+                id="location-config",
             )
         return None
 
-    def forbidden(self) -> Explanation:
+    def forbidden(self) -> Explained | None:
         if self.failure.code == "InvalidObjectState":
-            return (
+            return Explained(
                 "it lies in an archive that cannot be read at once",
                 "Restore it there first. Do not use a storage class that needs that for backups.",
-                "location",
+                id="location",
             )
         if self.failure.status != 403 and self.failure.code not in ("AccessDenied", "Forbidden"):
             return None
-        return (
+        return Explained(
             f"the credentials ({self.place.account}) may not do that ({self.failure.code or self.failure.status})",
             f"It needs the right {self.right} on {self.place.bucket!r}: see docs/s3.md.",
-            "location-denied",
+            id="location-denied",
         )
 
-    def unknown(self) -> Explanation:
+    def unknown(self) -> Explained | None:
         if self.failure.status != 501 and self.failure.code != "NotImplemented":
             return None
-        return (
+        return Explained(
             f"{self.place.endpoint} does not know such a request ({self.failure.text or self.failure.code})",
             NO_CONDITIONS if self.right == "s3:PutObject" else "Use other storage.",
-            "location-unfit",
+            id="location-unfit",
         )
