@@ -174,7 +174,9 @@ def test_tablespace_inside_the_data_directory_is_copied_once(backups: BackupLab)
     assert [name for name in entries if name.startswith(f"pg_tblspc/{oid}/PG_")]
 
 
-def test_configuration_outside_the_data_directory(backups: BackupLab, workspace: Workspace) -> None:
+@pytest.mark.parametrize("user", ["postgres", "keeper"])
+def test_configuration_outside_the_data_directory(backups: BackupLab, workspace: Workspace, user: str) -> None:
+    """Also of a role that may not ask the server which files it includes."""
     cluster = backups.cluster
     place = workspace.directory("etc")
     (place / "conf.d").mkdir()
@@ -185,6 +187,11 @@ def test_configuration_outside_the_data_directory(backups: BackupLab, workspace:
     cluster.overrides["hba_file"] = str(place / "hba.conf")
     cluster.restart()
     assert cluster.value("SHOW work_mem") == "5MB"
+    if user != "postgres":
+        cluster.execute(f"CREATE ROLE {user} LOGIN")
+        backups.set(connection=cluster.conninfo.replace("user=postgres", f"user={user}"))
+        for grant in (f"GRANT {part.rstrip('; ')}" for part in backups.refused()["hint"].split("GRANT ")[1:]):
+            cluster.execute(grant)
 
     backup = backups.backup()
     entries = backups.entries(backup["backup_id"])

@@ -11,6 +11,7 @@ import typing as t
 
 from ..errors import ClusterError, SourceError
 from ..repository.model import Database
+from .configuration_files import included_files
 from .control import ControlFile, read_control
 from .lsn import parse_lsn
 
@@ -286,8 +287,9 @@ def _collation_versions(connection: Connection, version: int) -> dict[str, str]:
 
 
 def _configuration_files(connection: Connection, settings: dict[str, str]) -> tuple[str, ...]:
-    """Included files too, as far as this user may know of them."""
+    """Included files too. A server in a container names them otherwise: then they are found by it, or not at all."""
     found = {settings[name] for name in ("config_file", "hba_file", "ident_file") if settings.get(name)}
+    found |= included_files(found)
     if connection.value("SELECT has_table_privilege('pg_file_settings', 'SELECT')") and connection.value(
         "SELECT has_function_privilege('pg_show_all_file_settings()', 'EXECUTE')"
     ):
