@@ -201,6 +201,9 @@ class S3Writer:
             head = None
             if error.status == 412:
                 raise
+        if head is None and error.status == 412:
+            # Another writer was there, and has given way to a third one just now (see ``first``).
+            raise self._conflict() from error
         if head is None:
             raise error
         self._must_be_mine(head, error)
