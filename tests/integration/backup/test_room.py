@@ -32,7 +32,7 @@ def on_disk(lab: BackupLab, location: str, disk: FullDisk) -> None:
     """Move a location to that disk; it is empty there."""
     lab.locations[location] = disk.path / "repository"
     configure(lab, location, path=str(lab.locations[location]))
-    lab.run("init", check=True)
+    lab.run("init", "--new", location, check=True)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_one_more_location_joins_the_repository(cli: Cli) -> None:
     first = cli("init", "--json").json
     before = snapshot(cli.place / "one") | snapshot(cli.keys)
     cli.write_config("one", "two")
-    result = cli("init", "--json")
+    result = cli("init", "--new", "two", "--json")
     assert result.code == 0
     assert result.json["locations"]["one"]["created"] is False
     assert result.json["locations"]["two"]["created"] is True
@@ -64,7 +64,7 @@ def test_one_more_location_without_the_identity(cli: Cli) -> None:
     cli("init")
     (cli.keys / "data.identity").unlink()
     cli.write_config("one", "two")
-    assert cli("init").code == 0
+    assert cli("init", "--new", "two").code == 0
 
 
 def test_location_of_another_repository(cli: Cli) -> None:
@@ -108,3 +108,58 @@ def test_keys_cannot_be_written(cli: Cli) -> None:
     assert result.code == 1
     assert str(cli.keys) in result.error["message"]
     assert not (cli.place / "one" / "repository.json").exists()
+
+
+def test_a_location_that_is_not_mounted_is_not_made_anew(cli: Cli) -> None:
+    """Its directory is still there, empty: backups would go on there, on the wrong disk."""
+    cli.write_config("one", "two")
+    cli("init")
+    shutil.rmtree(cli.place / "two")
+    (cli.place / "two").mkdir()
+    before = snapshot(cli.place)
+    result = cli("init", "--json")
+    assert result.code == 1
+    assert result.error["id"] == "location-missing"
+    assert "location 'two'" in result.error["message"]
+    assert "init --new two" in result.error["hint"]
+    assert snapshot(cli.place) == before
+    shutil.rmtree(cli.place / "two")
+    assert cli("init", "--json").error["id"] == "location-missing"
+    assert not (cli.place / "two").exists()
+    made = cli("init", "--new", "two")
+    assert made.code == 0
+    assert "cryobackup replicate" in made.out
+    assert repository_id(cli.place / "two") == repository_id(cli.place / "one")
+
+
+def test_the_only_location_is_not_mounted(cli: Cli) -> None:
+    """Nothing but the state directory knows that it held the repository."""
+    cli("init")
+    shutil.move(cli.place / "one", cli.place / "elsewhere")
+    result = cli("init", "--json")
+    assert result.code == 1
+    assert result.error["id"] == "location-missing"
+    assert "held the repository before" in result.error["message"]
+    assert not (cli.place / "one").exists()
+    shutil.move(cli.place / "elsewhere", cli.place / "one")
+    assert cli("init").code == 0
+
+
+def test_the_first_init_was_interrupted_behind_the_keys(cli: Cli) -> None:
+    cli("init")
+    shutil.rmtree(cli.place / "one")
+    shutil.rmtree(cli.place / "state")
+    result = cli("init", "--json")
+    assert result.code == 0
+    assert result.json["keys_created"] is False
+    assert result.json["locations"]["one"]["created"] is True
+
+
+def test_new_for_a_location_that_holds_the_repository(cli: Cli) -> None:
+    cli("init")
+    before = snapshot(cli.place)
+    assert cli("init", "--new", "one").code == 0
+    assert snapshot(cli.place) == before
+    result = cli("init", "--new", "other", "--json")
+    assert result.code == 2
+    assert result.error["id"] == "unknown-location"

@@ -235,7 +235,7 @@ def test_locations_complete_each_other(keeper: Keeper) -> None:
     keeper.add(ALICE)
     keeper.rotate()
     shutil.rmtree(keeper.root / "two")
-    init(keeper.config, keeper.now())
+    init(keeper.config, keeper.now(), new=["two"])
     for prefix in ("keys", "wraps"):
         assert keeper.objects(prefix, "two") == keeper.objects(prefix, "one")
 

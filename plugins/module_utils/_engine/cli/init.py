@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ..errors import ConfigError
 from ._frame import Outcome
 
 if t.TYPE_CHECKING:
@@ -21,16 +22,32 @@ if t.TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Creates the keys if there are none, and the repository in every location that does not hold it yet.\n"
-        "Run again, it changes nothing; after a location was added to the configuration, it adds that one.\n\n"
+        "Run again, it changes nothing. Once there is a repository, a location that lacks it must be named with\n"
+        "--new: more likely it is not mounted.\n\n"
         f"{parser.epilog or ''}"
     )
 
+    parser.add_argument(
+        "--new",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="this location was added to the configuration and may begin empty; may be given several times",
+    )
 
-def run(_args: argparse.Namespace, context: Context) -> Outcome:
+
+def run(args: argparse.Namespace, context: Context) -> Outcome:
     from ..repository.repository import init
 
     config = context.config
-    made = init(config.repository, context.now())
+    for name in args.new:
+        if name not in config.repository.locations:
+            raise ConfigError(
+                f"there is no location {name!r}: {config.path} does not name it",
+                hint=f"The configuration has: {', '.join(config.repository.locations)}.",
+                id="unknown-location",
+            )
+    made = init(config.repository, context.now(), new=args.new, state_directory=config.state_directory)
     where = {name: {"created": created, "where": _where(config, name)} for name, created in made.locations.items()}
     result = {
         "changed": made.keys_created or any(made.locations.values()),
@@ -52,6 +69,10 @@ def _lines(config: Config, made: InitResult, where: Mapping[str, Mapping[str, ob
     for name, location in where.items():
         yield f"  {name}: {'created' if location['created'] else 'was there already'}, {location['where']}"
     yield f"  keys: {'created' if made.keys_created else 'were there already'}, {keys}"
+    if not made.keys_created and any(made.locations.values()):
+        yield ""
+        yield "What to do next:"
+        yield "  cryobackup replicate                brings the new location what the others have"
     if made.keys_created:
         yield ""
         yield "What to do next:"

@@ -18,6 +18,7 @@ from ..locks import locked
 from ..repository import model
 from ..repository.catalog import Catalog
 from ..repository.epochs import behind
+from ..repository.known import remember
 from ..repository.lease import boot_id
 from ..repository.repository import Repository
 from ..repository.session import BackupSession
@@ -35,7 +36,7 @@ from .reader import PageRules
 from .readers import Readers
 from .relfile import CONTROL_FILE
 from .result import BackupResult
-from .room import Wanted, check_room
+from .room import Checked, Wanted, check_room
 from .wal import segment_names
 from .walk import Walk
 
@@ -81,6 +82,7 @@ def take_backup(
     check_arguments(kind, label)
     with locked(config.state_directory, f"source-{cluster.name}", f"a backup of {cluster.name}"):
         repository = Repository.open(config.repository)
+        remember(config.state_directory, repository)
         require_locations(config, repository)
         with Connection(cluster.connection, application_name=f"cryobackup backup {cluster.name}") as connection:
             run = _Run(config, cluster, repository, connection, reporter, clock)
@@ -126,9 +128,12 @@ class _Run:
             self._reporter.warn(f"{newer.message}. {newer.hint}")
         state = cluster_state(facts, started_at)
         choice = choose(self._repository, self._cluster.name, kind, state)
-        if space_check and leave_room(
-            self._config, self._repository, self._connection, self._cluster.name, choice, started_at, self._reporter
-        ):
+        room = Checked()
+        if space_check:
+            room = leave_room(
+                self._config, self._repository, self._connection, self._cluster.name, choice, started_at, self._reporter
+            )
+        if room.left_out:
             choice = choose(self._repository, self._cluster.name, kind, state)
         with BackupSession(
             self._repository,
@@ -137,6 +142,8 @@ class _Run:
             now=started_at,
             spool=self._config.state_directory,
         ) as session:
+            for location, most in room.quotas:
+                session.packs.limit(location, most)
             parent, reason = _open_parent(session, choice, state)
             if parent is None and kind == model.INCREMENTAL:
                 self._reporter.note(f"taking a full backup: {reason}")
@@ -268,7 +275,7 @@ def leave_room(
     choice: Choice,
     now: dt.datetime,
     reporter: Reporter,
-) -> bool:
+) -> Checked:
     """``check_room`` for the backup that would be made."""
     kind = model.FULL if choice.record is None else model.INCREMENTAL
     wanted = Wanted(source, kind, cluster_bytes(connection))

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import typing as t
 
+from ..errors import ObjectConflict, ObjectMissing
 from ..postgres.archive_backlog import note_stored, read_backlog
 from ..repository import names
+from ..repository.wraps import read_wraps
+from ..storage.base import put
 from ..verify.parallel import in_parallel
 from .backup import BackupCopy
 from .result import Problem
@@ -88,10 +92,12 @@ class Delivery:
         self._hopeless: dict[str, RepositoryError] = {}
 
     def run(self, missing: Lack) -> None:
+        self._bring_keys()
+        self._bring_wraps()
         if not missing and not self.job.options.repair:
+            self._settle_backlog()
             return
         self.job.reporter.phase(f"bringing to {self.stock.location.name}", missing.bytes or None)
-        self._bring_keys()
         lacking = {backup.id for backup in (*missing.backups, *missing.incomplete)}
         self._bring_backups(self.job.wanted.first, lacking)
         self._bring_wal(missing)
@@ -105,6 +111,16 @@ class Delivery:
                 if info.key not in known and info.key.endswith(".pub"):
                     known.add(info.key)
                     self._tell(self.do_all([Task(info.key, info.size)]))
+
+    def _bring_wraps(self) -> None:
+        """The secrets of epochs, wrapped for recipients: a blank machine may have nothing but this location."""
+        place = self.stock.location
+        by_name = {source.name: source for source in self.job.sources.others(place)}
+        for stored in read_wraps([*by_name.values(), place], lost={}):
+            if stored.wrap is not None and place.name not in stored.locations:
+                with contextlib.suppress(ObjectMissing, ObjectConflict):  # taken back, or brought by somebody else
+                    put(place, stored.name, by_name[stored.locations[0]].read(stored.name))
+                    self.brought.keys += 1
 
     def _bring_backups(self, backups: Iterable[BackupRecord], lacking: set[str]) -> None:
         for backup in backups:

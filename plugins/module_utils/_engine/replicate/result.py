@@ -39,6 +39,8 @@ class Brought:
     packs: int = 0
     wal: int = 0
     notes: int = 0
+    keys: int = 0
+    """Public keys of epochs, and wraps of secret ones."""
     bytes: int = 0
     """Of all objects."""
     repaired: list[str] = dataclasses.field(default_factory=list)
@@ -48,7 +50,8 @@ class Brought:
 
     @property
     def changed(self) -> bool:
-        return bool(self.backups or self.completed or self.packs or self.wal or self.notes or self.repaired)
+        objects = self.packs + self.wal + self.notes + self.keys
+        return bool(self.backups or self.completed or objects or self.repaired)
 
 
 @dataclasses.dataclass(slots=True)

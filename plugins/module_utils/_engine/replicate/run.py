@@ -16,6 +16,7 @@ from ..errors import BusyError, ConfigError, LocationError, ObjectMissing, reaso
 from ..locks import locked
 from ..postgres.throttle import Throttle
 from ..repository.catalog import Catalog
+from ..repository.known import remember
 from ..repository.repository import Repository
 from .delivery import Delivery, Job, Options
 from .result import Brought, Problem, ReplicateResult
@@ -61,6 +62,8 @@ def replicate(
         if not options.dry_run:
             lock.enter_context(locked(config.state_directory, "replicate", "a replication"))
         repository = Repository.open(config.repository)
+        if not options.dry_run:
+            remember(config.state_directory, repository)
         return replicate_repository(
             repository,
             config.retention,

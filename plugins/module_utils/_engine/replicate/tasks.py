@@ -81,6 +81,7 @@ def count(brought: Brought, transfer: Transfer, done: Done) -> None:
     brought.bytes += done.written
     brought.packs += name.startswith("packs/")
     brought.wal += name.startswith("wal/")
+    brought.keys += name.startswith("keys/")
     brought.notes += name.startswith("notes/")
     if done.task.check:
         brought.repaired.append(name)

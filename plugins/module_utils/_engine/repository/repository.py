@@ -9,11 +9,12 @@ import dataclasses
 import datetime as dt
 import json
 import os
+import pathlib
 import typing as t
 
 from ..crypto import suite
 from ..crypto.keys import KeyRing, key_files, new_keys, write_keys
-from ..errors import KeyFileError, LocationError, ObjectMissing, RepositoryError
+from ..errors import KeyFileError, LocationError, ObjectMissing, RefusedError, RepositoryError
 from ..storage.base import Location, put
 from ..storage.breaker import Breaker
 from ..storage.fanout import Fanout
@@ -21,6 +22,7 @@ from ..storage.open import open_location
 from ..storage.trial import try_location
 from . import names
 from .epochs import at_hand, check_published, publish, publish_missing
+from .known import remember, remembered
 from .wraps import spread
 
 if t.TYPE_CHECKING:
@@ -104,18 +106,39 @@ class InitResult:
     locations: dict[str, bool]  # name → whether it was created now
 
 
-def init(config: RepositoryConfig, now: dt.datetime) -> InitResult:
+def init(
+    config: RepositoryConfig,
+    now: dt.datetime,
+    *,
+    new: t.Collection[str] = (),
+    state_directory: pathlib.Path | None = None,
+) -> InitResult:
     """Create the keys if there are none, and the repository in every location that lacks it.
+
+    ``new``: names of locations that may begin empty although the repository exists already. Any other that lacks it
+    then is more likely not mounted. ``state_directory`` knows what held it before.
 
     A location that was away while keys were rotated or recipients were added gets what it lacks of that.
     Idempotent; durable on return. Raises KeyFileError or RepositoryError, with nothing changed,
-    when a location belongs to another repository or keys of an existing one are missing.
+    when a location belongs to another repository or keys of an existing one are missing; RefusedError
+    ``location-missing`` when one that is not ``new`` lacks the repository.
     """
     locations = [open_location(location) for location in config.locations.values()]
-    for location in locations:
-        location.prepare()
-    present = {location.name: _exists(location) for location in locations}
     have_keys = bool(key_files(config.keys))
+    present, errors = _look_for_it(locations)
+    if have_keys:
+        keys = KeyRing.load(config.keys)
+        for location in locations:
+            if present[location.name]:
+                _check(location, keys)
+        holder = next((each for each in locations if present[each.name]), None)
+        for location in locations:
+            if not present[location.name] and location.name not in new:
+                _must_be_meant(location, holder, errors.get(location.name), state_directory)
+    for location in locations:
+        if not present[location.name]:
+            location.prepare()
+            present[location.name] = _exists(location)
     if not have_keys:
         taken = [location for location in locations if present[location.name]]
         if taken:
@@ -136,7 +159,40 @@ def init(config: RepositoryConfig, now: dt.datetime) -> InitResult:
     repository.published = published
     publish_missing(repository)
     spread(locations)
+    if state_directory is not None:
+        remember(state_directory, repository)
     return InitResult(keys.repository_id, not have_keys, {name: not there for name, there in present.items()})
+
+
+def _look_for_it(locations: t.Sequence[Location]) -> tuple[dict[str, bool], dict[str, LocationError]]:
+    """Where the repository is. A place that does not answer, like a directory that is not mounted, does not hold it."""
+    present, errors = {}, {}
+    for location in locations:
+        try:
+            present[location.name] = _exists(location)
+        except LocationError as error:
+            present[location.name] = False
+            errors[location.name] = error
+    return present, errors
+
+
+def _must_be_meant(
+    location: Location, holder: Location | None, error: LocationError | None, state_directory: pathlib.Path | None
+) -> None:
+    """Raises RefusedError when a location would be made anew that most likely is only not mounted."""
+    if state_directory is not None and remembered(state_directory, location.name):
+        why = "it held the repository before"
+    elif holder is not None:
+        why = f"location {holder.name!r} holds it"
+    else:
+        return  # an init that was interrupted, or keys that were brought here first
+    what = f"({location.describe()}) holds no repository" if error is None else f"does not answer ({error.message})"
+    raise RefusedError(
+        f"location {location.name!r} {what}, and {why}",
+        hint="Nothing was changed. Mount what belongs there, or mend the way to it. If it is to begin empty: "
+        f"`cryobackup init --new {location.name}`, and then `cryobackup replicate`.",
+        id="location-missing",
+    )
 
 
 def _new_description(repository_id: str, now: dt.datetime) -> bytes:
@@ -166,8 +222,8 @@ def describe(location: Location) -> dict[str, t.Any]:
     except ObjectMissing as error:
         raise LocationError(
             f"location {location.name!r} ({location.describe()}) holds no repository",
-            hint="Mount what belongs there, or check the path; `cryobackup init` only if the location is new. "
-            "Nothing was changed.",
+            hint="Mount what belongs there, or check the path. If the location is new: "
+            f"`cryobackup init --new {location.name}`. Nothing was changed.",
             id="not-initialised",
         ) from error
     except ValueError as error:

@@ -240,7 +240,7 @@ class PosixLocation:
         if not self._path.is_dir():
             raise LocationError(
                 f"location {self._name!r}: {self._path} is not there",
-                hint="Mount it, or run `cryobackup init` if it is a new location. Nothing was changed.",
+                hint=f"Mount it. If it is a new location: `cryobackup init --new {self._name}`. Nothing was changed.",
             )
 
     @staticmethod

@@ -336,7 +336,7 @@ class SftpLocation:
         if not await session.sftp.isdir(self._root):
             raise LocationError(
                 f"location {self._name!r}: {self.describe()} is not there",
-                hint="Mount it, or run `cryobackup init` if it is a new location. Nothing was changed.",
+                hint=f"Mount it. If it is a new location: `cryobackup init --new {self._name}`. Nothing was changed.",
             )
 
     # Errors
