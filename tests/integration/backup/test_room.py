@@ -140,3 +140,19 @@ def test_a_role_that_may_not_ask_for_sizes(workspace: Workspace, runtime: Path, 
     assert lab.refused()["id"] == "no-room"
     configure(lab, "local", quota=1 << 30)
     assert lab.backup()["status"] == "ok"
+
+
+def test_a_quota_that_is_reached_on_the_way(workspace: Workspace, runtime: Path, cluster: Cluster) -> None:
+    """The first backup of all takes more than could be expected at least."""
+    lab = BackupLab(workspace, runtime, cluster, locations={"near": True, "far": False})
+    size = int(cluster.value("SELECT sum(pg_tablespace_size(oid))::int8 FROM pg_tablespace"))
+    quota = stored(lab.locations["far"]) + size // 10 + (64 << 10)
+    configure(lab, "far", quota=max(quota, 1 << 20))
+    made = lab.backup(exit_code=3)
+    assert made["locations"]["near"] == {"status": "ok"}
+    assert made["locations"]["far"]["error"]["id"] == "location-full"
+    assert "its quota was reached" in made["locations"]["far"]["error"]["message"]
+    assert lab.manifests("far") == []
+    configure(lab, "near", quota=max(stored(lab.locations["near"]) + size // 10, 1 << 20))
+    assert lab.refused()["id"] == "no-room"
+    assert lab.manifests("near") == [made["backup_id"]]

@@ -46,6 +46,13 @@ class Wanted:
     source_bytes: int | None
 
 
+class Checked(t.NamedTuple):
+    quotas: tuple[tuple[Location, int], ...] = ()
+    """Locations that have one, and the bytes that it leaves."""
+    left_out: bool = False
+    """Whether a location was: then another parent may be the right one."""
+
+
 def least_needed(wanted: Wanted, earlier: Iterable[BackupRecord]) -> int:
     """Bytes that the backup takes in each location at least; ``earlier``: those of the source, oldest first. Pure."""
     same = [backup.header for backup in earlier if backup.header.kind == wanted.kind][-NEWEST_BACKUPS:]
@@ -67,8 +74,8 @@ def check_room(
     *,
     now: dt.datetime,
     reporter: Reporter,
-) -> bool:
-    """Leave the optional locations out that cannot take the backup. Writes nothing. Whether one was left out.
+) -> Checked:
+    """Leave the optional locations out that cannot take the backup. Writes nothing.
 
     ``earlier`` gives the backups of the source; it is called only if there is not room for all of the cluster as it
     is. A location that fails is lost. Raises LocationFull, id ``no-room``, when a required location, or the last one,
@@ -79,8 +86,13 @@ def check_room(
     tight = [room for room in rooms if size is None or room.left < size]
     needed = least_needed(wanted, earlier()) if tight else 0
     without = [room for room in tight if room.left < needed]
+    quotas = tuple(
+        (room.location, max(0, room.room.quota - room.room.used))
+        for room in rooms
+        if room not in without and room.room.quota is not None and room.room.used is not None
+    )
     if not without:
-        return False
+        return Checked(quotas)
     errors = {room.location.name: _no_room(config, repository, room, wanted, needed, now) for room in without}
     for room in without:
         if room.location.required or len(without) == len(repository.locations):
@@ -90,7 +102,7 @@ def check_room(
         repository.lost[room.location.name] = error
         repository.locations.remove(room.location)
         reporter.warn(f"location {room.location.name} does not take part: {reason_of(error, room.location.name)}")
-    return True
+    return Checked(quotas, left_out=True)
 
 
 class _Room(t.NamedTuple):

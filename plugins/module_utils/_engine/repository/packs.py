@@ -16,7 +16,7 @@ import threading
 import typing as t
 
 from ..crypto.keys import KeyRing
-from ..errors import DamageError, LocationError, ObjectMissing, RepositoryError
+from ..errors import DamageError, LocationError, LocationFull, ObjectMissing, RepositoryError
 from ..storage.base import Buffer, Location
 from ..storage.breaker import Breaker
 from ..storage.fanout import Fanout, FanoutWriter
@@ -43,6 +43,12 @@ class PackSet:
         self._numbers = itertools.count(first)
         self._lock = threading.Lock()
         self._rows: dict[int, PackRow] = {}
+        self._bytes = 0
+        self._quotas: list[tuple[Location, int]] = []
+
+    def limit(self, location: Location, most: int) -> None:
+        """Lose that location, as full, once there are packs of more than so many bytes. Call it before the first."""
+        self._quotas.append((location, most))
 
     def sink(self) -> PackSink:
         return PackSink(self)
@@ -52,14 +58,29 @@ class PackSet:
             return next(self._numbers)
 
     def written(self, row: PackRow) -> None:
+        """Raises LocationFull when that pack was one too many for the last location."""
         with self._lock:
             self._rows[row.number] = row
+            self._bytes += row.size
+            over = [location for location, most in self._quotas if self._bytes > most]
+        for location in over:
+            self.fanout.lose(location, _quota_reached(location))
+        if over:
+            self.fanout.check()
 
     @property
     def rows(self) -> list[PackRow]:
         """The packs that are complete and durable so far, by number."""
         with self._lock:
             return [self._rows[number] for number in sorted(self._rows)]
+
+
+def _quota_reached(location: Location) -> LocationFull:
+    return LocationFull(
+        f"location {location.name!r}: its quota was reached on the way",
+        hint="Earlier backups are untouched; what was written there of this one is removed by a later prune. Let "
+        "`cryobackup prune` make room, or raise the `quota`, then run it again.",
+    )
 
 
 class PackSink:
