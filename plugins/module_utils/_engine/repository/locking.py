@@ -38,7 +38,7 @@ DEFAULT_AT_LEAST = dt.timedelta(days=7)
 DEFAULT_AT_MOST = dt.timedelta(days=365)
 _THREADS = 16
 _BATCH = 2000
-_ALWAYS = ("repository.json", "keys/")
+_ALWAYS = ("repository.json", "keys/", "wraps/")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ if t.TYPE_CHECKING:
     from ..base import ObjectWriter
 
 _BUCKET_SEEN_SECONDS = 60.0
-_LOCKED: t.Final = frozenset({"packs", "manifests", "wal", "keys", "repository.json"})
+_LOCKED: t.Final = frozenset({"packs", "manifests", "wal", "keys", "wraps", "repository.json"})
 """What a thief must not take away. The rest is deleted by its writers as they go on."""
 _BULK: t.Final = frozenset({"packs", "wal"})
 """What a cheaper storage class is for. Everything else is small, read often or soon deleted: dearer there."""
