@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures as cf
 import dataclasses
 import datetime as dt
 import typing as t
@@ -16,6 +17,9 @@ from .manifest import Manifest
 from .model import OK, PIN, UNPIN, BackupHeader, Note
 from .packs import first_good
 from .repository import Repository
+
+_READERS: t.Final = 8
+"""Requests at the same time: manifests and notes are small, and a store takes its time for each."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,52 +111,24 @@ class Catalog:
                         found.setdefault(parsed, []).append((location, info.modified))
                 for key in [info.key for info in location.list(notes_prefix)]:
                     of_source, backup_id = key.split("/", 3)[1:3]
-                    notes.setdefault((of_source, backup_id), {})[key] = location
+                    # From the first that has it: it is the nearest.
+                    notes.setdefault((of_source, backup_id), {}).setdefault(key, location)
             except LocationError as error:
                 repository.lost[location.name] = error
                 repository.locations.remove(location)
                 if not repository.locations:
                     raise
         catalog = cls([], [])
-        for (of_source, backup_id), places in sorted(found.items(), key=lambda item: item[0][1]):
-            catalog._read(repository, of_source, backup_id, places, notes.get((of_source, backup_id), {}))
+        in_order = sorted(found, key=lambda key: key[1])
+        with cf.ThreadPoolExecutor(min(_READERS, len(in_order) or 1), thread_name_prefix="catalog") as pool:
+            read = pool.map(lambda key: _read(repository, key[0], key[1], found[key], notes.get(key, {})), in_order)
+            for record in read:
+                if isinstance(record, BackupRecord):
+                    catalog.backups.append(record)
+                else:
+                    catalog.broken.append(record)
         catalog.backups.sort(key=lambda backup: (backup.started, backup.id))
         return catalog
-
-    def _read(
-        self,
-        repository: Repository,
-        source: str,
-        backup_id: str,
-        places: list[tuple[Location, float]],
-        notes: dict[str, Location],
-    ) -> None:
-        name = names.manifest(source, backup_id)
-        locations = [location for location, _unused in places]
-        try:
-            manifest = first_good(
-                locations,
-                name,
-                lambda place: Manifest(repository.keys, place, source, backup_id),
-                repository.breaker,
-            )
-        except RepositoryError as error:
-            self.broken.append(BrokenManifest(name, error))
-            return
-        read = [_read_note(repository, notes[key], key) for key in sorted(notes)]
-        # Ids count seconds; which of two notes is the newer one, they know more exactly themselves.
-        known = (note for note in read if note is not None)
-        in_order = sorted(known, key=lambda note: dt.datetime.fromisoformat(note.at))
-        stored_at = dt.datetime.fromtimestamp(min(modified for _unused, modified in places), dt.UTC)
-        self.backups.append(
-            BackupRecord(
-                manifest.header,
-                tuple(location.name for location in locations),
-                tuple(in_order),
-                stored_at,
-                manifest.epoch,
-            )
-        )
 
     def of(self, source: str) -> list[BackupRecord]:
         return [backup for backup in self.backups if backup.source == source]
@@ -169,6 +145,39 @@ class Catalog:
                 id="no-such-backup" if not matches else "ambiguous-backup",
             )
         return matches[0]
+
+
+def _read(
+    repository: Repository,
+    source: str,
+    backup_id: str,
+    places: list[tuple[Location, float]],
+    notes: dict[str, Location],
+) -> BackupRecord | BrokenManifest:
+    """One request for the manifest's header, and one for each note."""
+    name = names.manifest(source, backup_id)
+    locations = [location for location, _unused in places]
+    try:
+        manifest = first_good(
+            locations,
+            name,
+            lambda place: Manifest(repository.keys, place, source, backup_id),
+            repository.breaker,
+        )
+    except RepositoryError as error:
+        return BrokenManifest(name, error)
+    read = [_read_note(repository, notes[key], key) for key in sorted(notes)]
+    # Ids count seconds; which of two notes is the newer one, they know more exactly themselves.
+    known = (note for note in read if note is not None)
+    in_order = sorted(known, key=lambda note: dt.datetime.fromisoformat(note.at))
+    stored_at = dt.datetime.fromtimestamp(min(modified for _unused, modified in places), dt.UTC)
+    return BackupRecord(
+        manifest.header,
+        tuple(location.name for location in locations),
+        tuple(in_order),
+        stored_at,
+        manifest.epoch,
+    )
 
 
 def _read_note(repository: Repository, location: Location, key: str) -> Note | None:
