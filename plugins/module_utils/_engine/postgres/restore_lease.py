@@ -40,5 +40,9 @@ def holding(repository: Repository, backup: BackupRecord, now: dt.datetime, repo
     try:
         yield
     finally:
+        # One that failed meanwhile would take its time to say so again.
+        for location in fanout.healthy:
+            if location.name in repository.breaker.failures:
+                fanout.lose(location, repository.breaker.failures[location.name])
         with contextlib.suppress(LocationError):  # retired later
             fanout.delete(name)
