@@ -369,7 +369,7 @@ def test_no_inodes_left(workspace: Workspace, full_disk: Callable[..., FullDisk]
     place = locate(SshServer(workspace, "full", root=disk.path).start())
     place.prepare()
     with pytest.raises(LocationFull):
-        list(map(lambda number: put(place, f"a{number}", b"x"), range(20)))
+        [put(place, f"a{number}", b"x") for number in range(20)]
 
 
 def test_a_read_only_file_system(workspace: Workspace, full_disk: Callable[..., FullDisk]) -> None:

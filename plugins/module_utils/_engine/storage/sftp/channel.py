@@ -20,13 +20,13 @@ import time
 import typing as t
 import weakref
 
-import asyncssh
-
 from ...errors import LocationError
 from ..secret_file import read_secret
 from . import errors
 
 if t.TYPE_CHECKING:
+    import asyncssh
+
     from ...config.locations import SftpOptions
 
 T = t.TypeVar("T")
@@ -104,8 +104,7 @@ class Channel:
 
 
 def _start(owner: Channel, worker: _Worker) -> threading.Thread:
-    thread = threading.Thread(target=worker.loop_forever, name="sftp", daemon=True)
-    thread.start()
+    thread = worker.start()
     # Neither the thread nor what runs in it knows its owner: when nobody uses the location any more, or the
     # program ends, the connection is closed as it should be.
     weakref.finalize(owner, worker.stop, thread)
@@ -116,15 +115,20 @@ class _Worker:
     def __init__(self, location: str, options: SftpOptions) -> None:
         self._location = location
         self._options = options
-        self.loop = asyncio.new_event_loop()
         self._session: Session | None = None
         self._sessions = 0
         self._connecting = asyncio.Lock()
         self._failure: tuple[float, LocationError] | None = None
+
+    def start(self) -> threading.Thread:
+        self.loop = asyncio.new_event_loop()
         # It warns of every packet that a broken connection does not take any more.
         logging.getLogger("asyncio").setLevel(logging.ERROR)
+        thread = threading.Thread(target=self._loop_forever, name="sftp", daemon=True)
+        thread.start()
+        return thread
 
-    def loop_forever(self) -> None:
+    def _loop_forever(self) -> None:
         # What other requests say about a connection that broke was said already to whoever waited for one.
         self.loop.set_exception_handler(lambda _loop, _context: None)
         asyncio.set_event_loop(self.loop)
@@ -136,6 +140,8 @@ class _Worker:
             self.loop.close()
 
     async def _leave(self) -> None:
+        import asyncssh
+
         session, self._session = self._session, None
         if session is not None:
             session.connection.close()
@@ -158,7 +164,7 @@ class _Worker:
             session = await self._connected()
             try:
                 return await self._watched(session, operation)
-            except errors.BROKEN:
+            except errors.broken():
                 self._drop(session)
                 if attempt == _BREAKS:
                     raise
@@ -171,7 +177,7 @@ class _Worker:
             return None
         try:
             return await self._watched(session, operation)
-        except errors.BROKEN:
+        except errors.broken():
             self._drop(session)
             return None
 
@@ -211,17 +217,22 @@ class _Worker:
             return self._session
 
     async def _connect(self) -> Session:
+        import asyncssh
+
+        failures: tuple[type[Exception], ...] = (*errors.broken(), asyncssh.SFTPError)
         delays = _LATER_DELAYS if self._sessions else _FIRST_DELAYS
         for delay in (*delays, None):
             try:
                 return await self._open()
-            except (*errors.BROKEN, asyncssh.SFTPError) as error:
-                if delay is None or isinstance(error, errors.HOPELESS):
+            except failures as error:
+                if delay is None or isinstance(error, errors.hopeless()):
                     raise errors.cannot_connect(self._location, self._options, error) from error
             await asyncio.sleep(_some(delay))
         raise AssertionError  # the loop ends above
 
     async def _open(self) -> Session:
+        import asyncssh
+
         options = self._options
         connection = await asyncssh.connect(
             options.host,
@@ -251,6 +262,8 @@ class _Worker:
         return Session(connection, sftp, self._sessions, time.monotonic())
 
     def _key(self) -> asyncssh.SSHKey:
+        import asyncssh
+
         path = self._options.key_file
         try:
             return asyncssh.import_private_key(read_secret(self._location, path))
@@ -262,6 +275,8 @@ class _Worker:
             ) from error
 
     def _known_hosts(self) -> asyncssh.SSHKnownHosts:
+        import asyncssh
+
         path = self._options.known_hosts
         try:
             return asyncssh.import_known_hosts(path.read_text(encoding="utf-8"))

@@ -9,11 +9,11 @@ import asyncio
 import socket
 import typing as t
 
-import asyncssh
-
 from ...errors import LocationError, LocationFull
 
 if t.TYPE_CHECKING:
+    import asyncssh
+
     from ...config.locations import SftpOptions
 
 UNTOUCHED: t.Final = "Earlier backups are untouched."
@@ -21,29 +21,39 @@ _READ_ONLY: t.Final = 1  # f_flag of statvfs@openssh.com: SSH2_FXE_STATVFS_ST_RD
 _LITTLE_SPACE: t.Final = 4 << 20
 """Bytes: a server that has less and says "failure" most likely means that."""
 
-BROKEN: t.Final = (
-    asyncssh.DisconnectError,
-    asyncssh.ChannelOpenError,
-    asyncssh.SFTPNoConnection,
-    asyncssh.SFTPConnectionLost,
-    OSError,
-    asyncio.IncompleteReadError,
-)
-"""What a request ends with when the connection is gone, and not for its own fault. TimeoutError is an OSError."""
 
-HOPELESS: t.Final = (
-    asyncssh.HostKeyNotVerifiable,
-    asyncssh.PermissionDenied,
-    asyncssh.KeyExchangeFailed,
-    asyncssh.ProtocolNotSupported,
-    asyncssh.ServiceNotAvailable,
-    asyncssh.IllegalUserName,
-)
-"""Reasons not to connect that no second attempt changes."""
+def broken() -> tuple[type[Exception], ...]:
+    """What a request ends with when the connection is gone, and not for its own fault. TimeoutError is an OSError."""
+    import asyncssh
+
+    return (
+        asyncssh.DisconnectError,
+        asyncssh.ChannelOpenError,
+        asyncssh.SFTPNoConnection,
+        asyncssh.SFTPConnectionLost,
+        OSError,
+        asyncio.IncompleteReadError,
+    )
+
+
+def hopeless() -> tuple[type[Exception], ...]:
+    """Reasons not to connect that no second attempt changes."""
+    import asyncssh
+
+    return (
+        asyncssh.HostKeyNotVerifiable,
+        asyncssh.PermissionDenied,
+        asyncssh.KeyExchangeFailed,
+        asyncssh.ProtocolNotSupported,
+        asyncssh.ServiceNotAvailable,
+        asyncssh.IllegalUserName,
+    )
 
 
 def cannot_connect(location: str, options: SftpOptions, error: Exception) -> LocationError:
     """Why there is no connection. Keys and their passphrases are in none of the texts."""
+    import asyncssh
+
     where = f"{options.user}@{options.host}:{options.port}"
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         return LocationError(
@@ -75,6 +85,8 @@ def cannot_connect(location: str, options: SftpOptions, error: Exception) -> Loc
 
 def reason(error: BaseException) -> str:
     """In words, also where the exception itself has none."""
+    import asyncssh
+
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, socket.gaierror):
@@ -98,6 +110,8 @@ async def refused(
     location: str, doing: str, error: asyncssh.SFTPError, sftp: asyncssh.SFTPClient, path: str
 ) -> LocationError:
     """Why the server refused a request. Version 3 of SFTP, which all speak, has no word for a full disk: look."""
+    import asyncssh
+
     what = f"location {location!r}: cannot {doing}: "
     if isinstance(error, asyncssh.SFTPPermissionDenied | asyncssh.SFTPWriteProtect):
         return LocationError(

@@ -14,8 +14,6 @@ import secrets
 import stat
 import typing as t
 
-import asyncssh
-
 from ...errors import LocationError, ObjectMissing
 from ..base import Capacity, ObjectInfo, check_key
 from . import errors
@@ -23,6 +21,8 @@ from .channel import BLOCK, Channel, Operation, Session
 from .writer import SftpWriter
 
 if t.TYPE_CHECKING:
+    import asyncssh
+
     from ...config.locations import SftpOptions
 
 T = t.TypeVar("T")
@@ -78,6 +78,8 @@ class SftpLocation:
         return SftpWriter(self, key)
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        import asyncssh
+
         path = self.path_of(key)
 
         async def operation(session: Session) -> bytes:
@@ -90,6 +92,8 @@ class SftpLocation:
         return self.run(operation, f"read {key}", key)
 
     def stat(self, key: str) -> ObjectInfo | None:
+        import asyncssh
+
         path = self.path_of(key)
 
         async def operation(session: Session) -> ObjectInfo | None:
@@ -109,6 +113,8 @@ class SftpLocation:
         self.run(lambda session: self.sync(session, key), f"sync {key}", key)
 
     def delete(self, key: str) -> None:
+        import asyncssh
+
         path = self.path_of(key)
 
         async def operation(session: Session) -> None:
@@ -169,6 +175,8 @@ class SftpLocation:
                 waiting.cancel()
 
     def _begin_scan(self, directory: str) -> _Scan:
+        import asyncssh
+
         path = posixpath.join(self._root, directory) if directory else self._root
 
         async def operation(session: Session) -> t.Sequence[_Entry]:
@@ -182,6 +190,7 @@ class SftpLocation:
 
     def now(self) -> float:
         """By the time stamp of a new file: the clock that stamps objects, in whole seconds."""
+        import asyncssh
 
         async def operation(session: Session) -> float:
             path = self.temporary(f"clock-{secrets.token_hex(8)}")
@@ -202,6 +211,8 @@ class SftpLocation:
         return self.run(operation, f"write {_TEMPORARY}")
 
     def capacity(self) -> Capacity:
+        import asyncssh
+
         async def operation(session: Session) -> Capacity:
             try:
                 status = await session.sftp.statvfs(self._root)
@@ -212,6 +223,8 @@ class SftpLocation:
         return self.run(operation, "measure its space")
 
     def sweep(self, older_than: float) -> int:
+        import asyncssh
+
         limit = self.now() - older_than
 
         async def operation(session: Session) -> int:
@@ -228,6 +241,8 @@ class SftpLocation:
 
     async def _sweep_directories(self, session: Session, directory: str, limit: float, turn: asyncio.Semaphore) -> None:
         """Remove directories that a killed process left empty. A writer that wanted one makes it anew."""
+        import asyncssh
+
         async with turn:
             try:
                 found = await _scan(session, directory)
@@ -259,6 +274,8 @@ class SftpLocation:
 
     async def can_link(self, session: Session) -> bool:
         """Whether the server makes hard links (hardlink@openssh.com): asked once, with a file that is not there."""
+        import asyncssh
+
         if self._links is None:
             try:
                 missing = self.temporary(secrets.token_hex(16))
@@ -283,6 +300,8 @@ class SftpLocation:
 
     async def _make(self, session: Session, directory: str, *, above: bool) -> None:
         """``above``: also the root, and what is above it."""
+        import asyncssh
+
         if directory == self._root and not above:
             await self._must_be_there(session)
             return
@@ -300,6 +319,8 @@ class SftpLocation:
 
     async def sync(self, session: Session, key: str) -> None:
         """Make an object last that bears its name already, and the directories above it."""
+        import asyncssh
+
         path = self.path_of(key)
         file = await session.sftp.open(path, asyncssh.FXF_READ, encoding=None)
         async with file:
@@ -319,6 +340,8 @@ class SftpLocation:
 
         OpenSSH opens one like a file, as Linux lets it, and then syncs it.
         """
+        import asyncssh
+
         try:
             handle = await session.sftp.open(directory, asyncssh.FXF_READ, encoding=None)
         except asyncssh.SFTPError:
@@ -352,6 +375,8 @@ class SftpLocation:
 
     def run_if_connected(self, operation: Operation[None]) -> None:
         """Tidy up if that is possible now. Raises nothing."""
+        import asyncssh
+
         with contextlib.suppress(LocationError, asyncssh.Error, OSError):
             self._channel.run_if_connected(operation)
 
@@ -360,16 +385,17 @@ class SftpLocation:
         """The lowest boundary of the repository: a broken connection becomes our error here."""
         try:
             yield
-        except errors.BROKEN as error:
+        except errors.broken() as error:
             raise errors.connection_lost(self._name, doing, error) from error
 
     def _explained(self, operation: Operation[T], doing: str, key: str) -> Operation[T]:
         """The same operation; what the server refuses becomes our error, with its cause looked up there and then."""
+        import asyncssh
 
         async def explained(session: Session) -> T:
             try:
                 return await operation(session)
-            except errors.BROKEN:
+            except errors.broken():
                 raise
             except asyncssh.SFTPNoSuchFile as error:
                 await self._must_be_there(session)
@@ -421,5 +447,7 @@ def _later(closing: t.Coroutine[t.Any, t.Any, None]) -> None:
 
 
 async def _quietly(closing: t.Coroutine[t.Any, t.Any, None]) -> None:
+    import asyncssh
+
     with contextlib.suppress(asyncssh.Error, OSError):
         await closing

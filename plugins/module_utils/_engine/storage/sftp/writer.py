@@ -22,12 +22,12 @@ import dataclasses
 import secrets
 import typing as t
 
-import asyncssh
-
 from ...errors import LocationError, ObjectConflict
 from .channel import BLOCK, Session
 
 if t.TYPE_CHECKING:
+    import asyncssh
+
     from ..base import Buffer
     from .location import SftpLocation
 
@@ -37,7 +37,6 @@ _IN_FLIGHT: t.Final = 4
 """Chunks that may be on their way: enough for 80 MB/s at 50 ms, and bounded memory for each writer."""
 _PRIVATE: t.Final = 0o400
 """Of every object, from its first byte: who is not allowed to change modes cannot write to it again."""
-_CREATE: t.Final = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
 _TOKENS: t.Final = range(0x80000000, 0xF0000000)
 """Times from 2038 on: no clock has them yet, and reading a file does not set its time of access back."""
 
@@ -127,17 +126,22 @@ class SftpWriter:
 
     async def _begin(self, session: Session) -> None:
         """Make the temporary file. An attempt whose answer was lost leaves one more, which is swept later."""
+        import asyncssh
+
         self._temporary = self._location.temporary(secrets.token_hex(16))
         attributes = asyncssh.SFTPAttrs(permissions=_PRIVATE)
+        create = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         try:
-            self._file = await session.sftp.open(self._temporary, _CREATE, attributes, encoding=None)
+            self._file = await session.sftp.open(self._temporary, create, attributes, encoding=None)
         except asyncssh.SFTPNoSuchFile:
             await self._location.make_directory(session, self._location.temporary_directory)
-            self._file = await session.sftp.open(self._temporary, _CREATE, attributes, encoding=None)
+            self._file = await session.sftp.open(self._temporary, create, attributes, encoding=None)
         self._session = session
 
     async def _opened(self, session: Session, *, writing: bool) -> asyncssh.SFTPClientFile:
         """The temporary file on this session; on a new one only when it has what it must have."""
+        import asyncssh
+
         async with self._opening:
             if self._file is None or self._session is not session:
                 flags = asyncssh.FXF_READ
@@ -169,6 +173,8 @@ class SftpWriter:
         return True
 
     async def _finish(self, session: Session) -> None:
+        import asyncssh
+
         if self._named:  # by an earlier attempt, which then lost its connection
             await self._location.sync(session, self._key)
             await self._tidy(session)
@@ -190,6 +196,8 @@ class SftpWriter:
         await asyncio.gather(self._location.sync_name(session, self._final, file), self._tidy(session))
 
     async def _name(self, session: Session) -> None:
+        import asyncssh
+
         by_link = await self._location.can_link(session)
         give = session.sftp.link if by_link else session.sftp.rename
         parent = self._final.rpartition("/")[0]
@@ -221,6 +229,8 @@ class SftpWriter:
 
     async def _is_ours(self, session: Session, *, answer_lost: bool) -> bool:
         """Whether the name is a link to our temporary file: made by a request whose answer was lost."""
+        import asyncssh
+
         sftp = session.sftp
         before = await sftp.stat(self._final)
         token = secrets.choice(_TOKENS)
@@ -237,6 +247,8 @@ class SftpWriter:
 
     async def _is_there(self, session: Session) -> bool:
         """Whether what bears the name is what was written."""
+        import asyncssh
+
         try:
             file = await session.sftp.open(self._final, asyncssh.FXF_READ, encoding=None)
         except asyncssh.SFTPNoSuchFile:
@@ -248,6 +260,8 @@ class SftpWriter:
 
     async def _tidy(self, session: Session) -> None:
         """Close and remove the temporary file."""
+        import asyncssh
+
         file, self._file = self._file, None
         if file is not None and self._session is session:
             await file.close()
