@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from cryobackup.postgres.restore import RestoreRequest, restore_cluster
 from cryobackup.repository import packs as packs_module
 from cryobackup.storage import open as storage_open
 from cryobackup.storage.posix import PosixLocation
+from cryobackup.storage.s3.location import S3Location
 from tests.integration.backup.lab import SOURCE
 from tests.lab import Cluster, LiveWriter, Workspace, prove_restore, sample_data
+from tests.lab.moto import MotoServer
 
 from .lab import RestoreLab
 
@@ -100,6 +103,91 @@ def test_lost_in_the_middle_of_a_backup_and_of_a_restore(twofold: RestoreLab, mo
     assert restored.locations["far"]["status"] == "ok"
     assert restored.locations["far"]["bytes_read"] > restored.locations["near"]["bytes_read"]
     assert any("near failed during the restore" in warning for warning in restored.warnings)
+    prove_restore(lab.workspace, target, rows=writer.expect_all())
+
+
+@pytest.fixture
+def server(workspace: Workspace) -> Iterator[MotoServer]:
+    made = MotoServer(workspace.path / "moto", workspace.account)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def clouded(workspace: Workspace, runtime: Path, cluster: Cluster, server: MotoServer) -> RestoreLab:
+    """A directory, and an optional bucket that is read first."""
+    made = RestoreLab(workspace, runtime, cluster, locations={"near": True}, archive=False)
+    bucket = server.make_bucket().config(required=False, priority=1, attempts=2, timeout="5s", create_only="check")
+    made.settings["repository"]["locations"]["cloud"] = bucket
+    made.write_config()
+    made.run("init", "--new", "cloud", check=True)
+    cluster.enable_archiving(made.archive_command)
+    sample_data(cluster, 24)
+    return made
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, server: MotoServer, method: str, number: int) -> None:
+    """The server's process is killed before the n-th call of that kind for a pack."""
+    left = [number]
+    original = getattr(S3Location, method)
+
+    def call(self: S3Location, key: str, *arguments: object, **more: object) -> object:
+        if key.startswith("packs/"):
+            left[0] -= 1
+            if left[0] == 0:
+                server.close()
+        return original(self, key, *arguments, **more)
+
+    monkeypatch.setattr(S3Location, method, call)
+
+
+def test_an_object_store_that_is_killed_in_the_middle_of_a_restore(
+    clouded: RestoreLab, server: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = clouded
+    monkeypatch.setattr(packs_module, "JOINED_BYTES", 1 << 20)
+    with LiveWriter(lab.cluster) as writer:
+        writer.wait_rows(50)
+        backup = lab.backup()
+        assert set(backup["locations"]) == {"near", "cloud"}
+        writer.wait_rows(writer.count + 50)
+    lab.archive_everything()
+    target = lab.place("restored")
+    with monkeypatch.context() as patch:
+        kill_at(patch, server, "read", 6)
+        restored = restore_cluster(
+            lab.config(),
+            SOURCE,
+            RestoreRequest(target, workers=1),
+            reporter=Silent(),
+            clock=lambda: dt.datetime.now(dt.UTC),
+        )
+    assert restored.locations["cloud"]["status"] == "failed"
+    assert restored.locations["cloud"]["bytes_read"] > 0
+    assert restored.locations["near"]["bytes_read"] > 0
+    # Recovery to the end of the WAL, with the bucket gone: the required location knows where that is.
+    prove_restore(lab.workspace, target, rows=writer.expect_all())
+
+
+def test_an_object_store_that_is_killed_in_the_middle_of_a_backup(
+    clouded: RestoreLab, server: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = clouded
+    monkeypatch.setattr(packs_module, "PACK_TARGET_BYTES", 1 << 20)
+    config = lab.config()
+    with LiveWriter(lab.cluster) as writer:
+        writer.wait_rows(50)
+        with monkeypatch.context() as patch:
+            kill_at(patch, server, "create", 4)
+            result = take_backup(config, config.cluster(SOURCE), reporter=Silent())
+        assert (result.status, result.exit_code) == ("degraded", 3)
+        assert result.locations["near"] is None
+        assert result.locations["cloud"] is not None
+        lab.workspace.account.own(lab.directory, recursive=True)
+        writer.wait_rows(writer.count + 50)
+    lab.archive_everything()
+    target = lab.place("restored")
+    lab.restore(target)
     prove_restore(lab.workspace, target, rows=writer.expect_all())
 
 
