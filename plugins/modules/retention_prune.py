@@ -102,10 +102,12 @@ dry_run:
 locations:
   description:
     - What was done in each location; in check mode what would be. Objects C(marked) now and C(waiting) in marks that
-      are too young; deleted C(manifests), C(packs) and files of C(wal); and C(bytes_freed).
+      are too young; deleted C(manifests), C(packs) and files of C(wal); and C(bytes_freed). C(hidden) is null but for
+      buckets that keep versions, where it counts what is deleted and still stored.
   returned: when there was a plan
   type: dict
-  sample: {"local": {"marked": 14, "waiting": 0, "manifests": 0, "packs": 0, "wal": 0, "bytes_freed": 0, "swept": 0}}
+  sample:
+    local: {marked: 14, waiting: 0, manifests: 0, packs: 0, wal: 0, bytes_freed: 0, swept: 0, hidden: null}
 errors:
   description: Locations where it could not be done, with the error of each.
   returned: when there was a plan

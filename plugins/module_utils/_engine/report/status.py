@@ -10,11 +10,14 @@ import typing as t
 
 from ..errors import LocationError, RepositoryError, without_location
 from ..postgres.archive_backlog import read_backlog
+from ..repository import holdings as hd
 from ..repository.catalog import newest
 from ..repository.epochs import behind, written_late
 from ..repository.lease import is_dead, read_leases
-from ..words import counted
+from ..repository.model import FULL
+from ..words import counted, format_bytes
 from .backups import Fields, location_state, summary
+from .locks import lock_state, lock_worries
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +45,15 @@ def status(config: Config, repository: Repository, catalog: Catalog, now: dt.dat
         "unreadable": [{"name": broken.name, **broken.error.as_dict()} for broken in catalog.broken],
         "attention": [
             *(f"source {name}: {text}" for name, each in sources.items() for text in _worries(each)),
-            *(f"location {name}: {text}" for name, each in locations.items() for text in _location_worries(name, each)),
+            *(
+                f"location {name}: {text}"
+                for name, each in locations.items()
+                for text in (
+                    *_location_worries(name, each),
+                    *_little_room(each, catalog),
+                    *lock_worries(each["locks"], now),
+                )
+            ),
             *(f"{broken.name} cannot be read: {broken.error.message}" for broken in catalog.broken),
             *_key_worries(repository, catalog),
         ],
@@ -103,25 +114,28 @@ def _worries(source: Fields) -> Iterator[str]:
 
 def _location(config: Config, repository: Repository, catalog: Catalog, name: str) -> Fields:
     location = next((each for each in repository.locations if each.name == name), None)
-    free = total = None
+    configured = config.repository.locations[name]
+    space = hd.Room(None, None, None, configured.quota)
     if location is not None:
         try:
-            free, total = location.capacity().free, location.capacity().total
+            space = hd.room(location, configured.quota)
         except LocationError as error:
             repository.lost[name] = error
-    configured = config.repository.locations[name]
     backlog = read_backlog(config.state_directory).get(name, [])
     return {
         "type": configured.type,
         "where": None if location is None else location.describe(),
         "required": configured.required,
         **location_state(repository, name),
-        "bytes_free": free,
-        "bytes_total": total,
+        "bytes_free": space.free,
+        "bytes_total": space.total,
+        "quota": space.quota,
+        "bytes_room": space.left,
         "backups": sum(name in backup.locations for backup in catalog.backups),
         "backups_missing": sum(name not in backup.locations for backup in catalog.backups),
         "wal_missing": len(backlog),
         "wal_missing_from": backlog[0] if backlog else None,
+        "locks": lock_state(config.state_directory, name),
     }
 
 
@@ -132,6 +146,18 @@ def _location_worries(name: str, location: Fields) -> Iterator[str]:
         yield f"it lacks {counted(location['backups_missing'], 'backup')}"
     if location["wal_missing"]:
         yield f"it lacks {counted(location['wal_missing'], 'WAL file')}, from {location['wal_missing_from']} on"
+
+
+def _little_room(location: Fields, catalog: Catalog) -> Iterator[str]:
+    """It is told while something can still be done: when the next full backup would not fit."""
+    room = location["bytes_room"]
+    fulls = [backup for backup in catalog.backups if backup.header.kind == FULL]
+    newest_of = {backup.source: backup for backup in fulls}  # oldest first: the newest is the last
+    largest = max(newest_of.values(), key=lambda backup: backup.header.stored_bytes_own, default=None)
+    if room is None or largest is None or room >= largest.header.stored_bytes_own:
+        return
+    took = format_bytes(largest.header.stored_bytes_own)
+    yield f"there is room for {format_bytes(room)}, and the newest full backup of {largest.source} took {took}"
 
 
 def _running(repository: Repository) -> dict[str, list[Fields]]:
