@@ -20,7 +20,8 @@ from cryobackup.crypto.keys import FILES, KeyRing, new_keys, write_keys
 from cryobackup.crypto.recipients import Opener
 from cryobackup.crypto.wraps import make_wrap
 from cryobackup.errors import BusyError, KeyFileError, LocationError
-from cryobackup.repository import wraps
+from cryobackup.repository import container, model, names, wraps
+from cryobackup.repository.catalog import BackupRecord, Catalog
 from cryobackup.repository.epochs import behind
 from cryobackup.repository.keepers import (
     add_recipient,
@@ -29,9 +30,12 @@ from cryobackup.repository.keepers import (
     list_recipients,
     remove_recipient,
 )
+from cryobackup.repository.model import Mark
 from cryobackup.repository.recovery import recover
 from cryobackup.repository.repository import Repository, init
 from cryobackup.repository.rotation import STAGE, rotate
+from cryobackup.repository.session import BackupSession
+from cryobackup.storage.base import put
 
 NOW = dt.datetime(2026, 11, 23, 1, 2, 3, tzinfo=dt.UTC)
 PASSPHRASE = "correct horse battery staple"
@@ -336,6 +340,43 @@ def test_a_writer_that_has_not_heard_of_it(keeper: Keeper) -> None:
     assert "key export" in error.hint
     add_keys(writer.keys, writer_keys(keeper.ring()))
     assert behind(Repository.open(writer)) is None
+
+
+def test_a_writer_publishes_what_a_rotation_could_not(keeper: Keeper) -> None:
+    keeper.rotate()
+    (keeper.root / "two/keys/2.pub").unlink()
+    repository = Repository.open(keeper.config)
+    with BackupSession(repository, source="main", parent=None, now=keeper.now(), spool=keeper.root):
+        pass
+    assert keeper.objects("keys", "two") == ["keys/1.pub", "keys/2.pub"]
+
+
+def test_hosts_with_newer_keys_do_not_hinder_one_with_old_keys(keeper: Keeper) -> None:
+    """Their leases and marks cannot be read here: no parent is taken then, and nothing of theirs is touched."""
+    old = dataclasses.replace(keeper.config, keys=keeper.root / "old")
+    write_keys(old.keys, writer_keys(keeper.ring()))
+    first = back_up(Repository.open(old), keeper)
+    keeper.rotate()
+    repository = Repository.open(keeper.config)
+    mark = Mark(names.new_id(keeper.now(), b"mark"), NOW.isoformat(), manifests=[names.manifest("main", first.id)])
+    data = container.encode_record(repository.keys, container.MARK, names.mark(mark.mark_id), mark)
+    put(repository.locations[0], names.mark(mark.mark_id), data)
+    with BackupSession(repository, source="main", parent=None, now=keeper.now(), spool=keeper.root):
+        other = Repository.open(old)
+        session = BackupSession(other, source="main", parent=first, now=keeper.now(), spool=keeper.root)
+        with session:
+            assert session.parent is None
+            assert "cannot be read with the keys here" in str(session.parent_refused)
+            assert len(keeper.objects("leases/main")) == 2
+
+
+def back_up(repository: Repository, keeper: Keeper) -> BackupRecord:
+    now = keeper.now()
+    with BackupSession(repository, source="main", parent=None, now=now, spool=keeper.root) as session:
+        words = ("main", "full", None, "ok", "", now.isoformat(), now.isoformat(), "host", "0.1.0", None)
+        session.commit(model.BackupHeader(session.backup_id, *words, {}, model.Totals()))
+    (record,) = Catalog.load(repository).backups
+    return record
 
 
 def test_who_takes_no_part(keeper: Keeper) -> None:
