@@ -148,6 +148,11 @@ backups:
       elements: str
       returned: always
       sample: [local, cloud]
+    epoch:
+      description: The epoch of the keys that it was made with; it counts from 1, each rotation begins a new one.
+      type: int
+      returned: always
+      sample: 1
     pinned:
       description: Whether it is kept whatever the rules say.
       type: bool
