@@ -264,3 +264,17 @@ def test_prune_names_what_it_does_and_nothing_else(site: Cli) -> None:
     [line] = [each for each in site("prune", "--grace", "0").out.splitlines() if each.startswith("location one")]
     assert line.startswith("location one: 1 manifest, 1 pack deleted (")
     assert "location one: nothing to delete" in site("prune").out.splitlines()
+
+
+def test_status_tells_when_the_next_full_backup_would_not_fit(site: Cli) -> None:
+    backup(site, 1, size=2 * MB)
+    configure(site, one=", quota: 5MB")
+    one = site("status", "--json").json["locations"]["one"]
+    assert (one["quota"], one["bytes_room"] < 3 * MB) == (5 * MB, True)
+    assert not any("room" in text for text in site("status", "--json").json["attention"])
+    configure(site, one=", quota: 3MB")
+    found = site("status", "--json").json
+    [text] = [text for text in found["attention"] if "room" in text]
+    assert text.startswith("location one: there is room for ")
+    assert text.endswith("and the newest full backup of main took 2.0 MiB")
+    assert "LOCATION  STATE  BACKUPS" in site("status").out

@@ -44,7 +44,7 @@ def _lines(result: Fields) -> Iterator[str]:
         yield format_table(header, rows, right=("BACKUPS", "STORED"))
         yield ""
     places = [_location(name, each) for name, each in result["locations"].items()]
-    yield format_table(("LOCATION", "STATE", "BACKUPS", "FREE", "WHERE"), places, right=("BACKUPS", "FREE"))
+    yield format_table(("LOCATION", "STATE", "BACKUPS", "ROOM", "WHERE"), places, right=("BACKUPS", "ROOM"))
     if result["attention"]:
         yield ""
         yield "Attention:"
@@ -71,11 +71,11 @@ def _source(name: str, source: Fields) -> tuple[str, ...]:
 def _location(name: str, location: Fields) -> tuple[str, ...]:
     from ._text import format_bytes
 
-    free = location["bytes_free"]
+    room = location["bytes_room"]
     return (
         name,
         "ok" if location["ok"] else "lost",
         str(location["backups"]),
-        "-" if free is None else format_bytes(free),
+        "-" if room is None else format_bytes(room),
         location["where"] or "-",
     )
