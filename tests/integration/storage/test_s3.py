@@ -134,8 +134,11 @@ def test_an_authority_file_that_is_missing(opened, tmp_path):
 
 
 def test_no_tls_at_a_port_with_tls(opened, s3):
-    error = refused(lambda: opened(endpoint_url=s3.url.replace("https:", "http:")).stat(PACK))
+    location = opened(endpoint_url=s3.url.replace("https:", "http:"), attempts=6)
+    error = refused(lambda: location.stat(PACK))
+    assert error.id == "location-config"
     assert "https://" in error.hint
+    assert location.requests() == {"head": 1}
 
 
 def test_tls_at_a_port_without(opened, s3):

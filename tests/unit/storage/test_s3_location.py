@@ -114,7 +114,7 @@ def test_a_list_that_goes_in_circles_ends(location, double, monkeypatch):
 
 def test_a_list_out_of_order_is_refused(location, double, monkeypatch):
     found = [{"Key": f"db1/{key}", "Size": 1, "LastModified": datetime.datetime.now(datetime.UTC)} for key in "ba"]
-    monkeypatch.setattr(location.calls, "_try", lambda *_arguments: {"Contents": found})
+    monkeypatch.setattr(location.calls, "_try", lambda *_arguments: {"Contents": found, "IsTruncated": False})
     with pytest.raises(LocationError, match="in order"):
         list(location.list(""))
 
@@ -147,6 +147,32 @@ def test_requests_are_counted_by_kind(location):
     list(location.list(""))
     location.delete("packs/a")
     assert location.requests() == {"put": 1, "get": 1, "head": 1, "list": 1, "delete": 1}
+
+
+def test_a_page_of_somebody_else_is_no_empty_bucket(location, double, monkeypatch):
+    monkeypatch.setattr(location.calls, "_try", lambda *_arguments: {"ResponseMetadata": {}})
+    with pytest.raises(LocationError, match="is no list"):
+        list(location.list(""))
+
+
+def test_an_answer_that_is_cut_short_is_asked_for_again(location, double):
+    put(location, "packs/a", b"x")
+    double.faults = [Fault("list", body_bytes=20), Fault("list", body_bytes=70)]
+    assert [info.key for info in location.list("")] == ["packs/a"]
+    assert double.operations().count("list") == 3
+
+
+def test_through_a_proxy(open_s3, endpoint, double):
+    location = open_s3(endpoint_url="http://store.invalid", proxy=endpoint)
+    put(location, "packs/a", b"x")
+    assert location.read("packs/a") == b"x"
+
+
+def test_a_proxy_that_does_not_answer(open_s3):
+    location = open_s3(endpoint_url="https://store.invalid", proxy="http://127.0.0.1:1", attempts=1)
+    with pytest.raises(LocationError, match="proxy does not answer") as caught:
+        location.stat("packs/a")
+    assert caught.value.id == "location-down"
 
 
 class TestErrors:
@@ -219,10 +245,15 @@ class TestErrors:
             location.read("packs/a")
         go.set()
 
-    def test_a_page_that_is_not_xml(self, location, double):
-        double.faults = [Fault("list", times=9, status=404)]
-        with pytest.raises(LocationError):
+    def test_an_answer_in_another_language(self, location, double):
+        double.faults = [Fault("list", times=9, status=200, code="<html>Please log in<br>")]
+        with pytest.raises(LocationError) as caught:
             list(location.list(""))
+        assert caught.value.id == "location-down"
+
+    def test_the_clock_survives_an_outage(self, location, double):
+        double.faults = [Fault("head", times=3, status=503, headers={"Date": "Mon, 01 Jan 2024 00:00:00 GMT"})]
+        assert abs(location.now() - time.time()) < 5
 
 
 class TestCredentials:

@@ -13,8 +13,8 @@ import time
 import typing as t
 
 from ...errors import LocationError
-from .client import DEFAULT_REGION, new_client
-from .errors import Failure, Place, failed, failure_of
+from .client import DEFAULT_REGION, new_client, speaks_tls
+from .errors import SPEAKS_TLS, Failure, Place, RequestFailed, failed, failure_of
 
 if t.TYPE_CHECKING:
     from ...config.locations import S3Options
@@ -65,6 +65,7 @@ class Calls:
         self._client: t.Any = None
         self._stamp: tuple[int, int] | None = None
         self._lock = threading.Lock()
+        self._answered = False
         self._counts: collections.Counter[str] = collections.Counter()
 
     def full(self, key: str) -> str:
@@ -114,6 +115,8 @@ class Calls:
         """All answers of a request that lists. Raises like ``request``."""
         while True:
             answer = self.request(operation, **parameters)
+            if "IsTruncated" not in answer:  # a page of somebody in between must not pass for an empty bucket
+                raise self._unfit("answers with something that is no list")
             yield answer
             following = {
                 name.removeprefix("Next"): answer[name]
@@ -123,11 +126,7 @@ class Calls:
             if not answer.get("IsTruncated"):
                 return
             if not following or following.items() <= parameters.items():
-                raise LocationError(
-                    f"location {self.name!r}: {self.endpoint} says that its list goes on, but not where",
-                    hint="Nothing was changed. It cannot keep backups safe: use other storage.",
-                    id="location-unfit",
-                )
+                raise self._unfit("says that its list goes on, but not where")
             parameters |= following
 
     def error(self, operation: str, key: str, failure: Failure) -> Exception:
@@ -142,16 +141,26 @@ class Calls:
 
     def _try(self, client: t.Any, operation: str, parameters: dict[str, t.Any]) -> dict[str, t.Any] | Failure:
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         with self._lock:
             self._counts[OPERATIONS[operation].kind] += 1
         try:
             answer: dict[str, t.Any] = getattr(client, operation)(Bucket=self.bucket, **parameters)
-            return answer
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, ResponseParserError) as error:
             failure = failure_of(error)
+        else:
+            self._answered = True
+            return answer
         if operation == "head_object" and failure.status in (400, 403):
-            return self._reason(client, parameters) or failure
+            failure = self._reason(client, parameters) or failure
+        if (
+            not self._answered
+            and self.endpoint.startswith("http://")
+            and failure.is_no_s3
+            and speaks_tls(self.endpoint)
+        ):
+            return Failure(SPEAKS_TLS, 0, "")
         return failure
 
     def _reason(self, client: t.Any, parameters: dict[str, t.Any]) -> Failure | None:
@@ -165,18 +174,24 @@ class Calls:
 
     def server_time(self) -> float:
         """Seconds since 1970 by the store's clock, in whole seconds: any answer tells, also a refusal."""
-        client = self.client()
-        answer = self._try(client, "head_object", {"Key": self.full("repository.json")})
-        if isinstance(answer, Failure):
-            date = answer.headers.get("date", "")
-        else:
-            date = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
-        found = email.utils.parsedate_to_datetime(date) if date else None
-        if found is not None:
-            return found.timestamp()
-        if isinstance(answer, Failure):
-            raise self.error("head_object", "repository.json", answer)
-        return time.time()
+        key = "repository.json"
+        try:
+            headers: t.Mapping[str, str] = self.request("head_object", key)["ResponseMetadata"]["HTTPHeaders"]
+        except RequestFailed as error:
+            if error.failure.again or not error.status:
+                raise
+            headers = error.failure.headers
+        try:
+            return email.utils.parsedate_to_datetime(headers["date"]).timestamp()
+        except (KeyError, ValueError) as error:
+            raise self._unfit("does not say what time it is (the header Date)") from error
+
+    def _unfit(self, what: str) -> LocationError:
+        return LocationError(
+            f"location {self.name!r}: {self.endpoint} {what}",
+            hint="Is it S3, and nothing in between that changes its answers? Otherwise it cannot keep backups safe.",
+            id="location-unfit",
+        )
 
     def client(self) -> t.Any:
         """The client of botocore. Raises LocationError for unusable options."""

@@ -49,7 +49,8 @@ def _config(options: S3Options) -> Config:
     encrypted = (options.endpoint_url or "https://").startswith("https://")
     values: dict[str, t.Any] = {
         "signature_version": "s3v4",
-        "connect_timeout": CONNECT_SECONDS,
+        # Without TLS the connection's timeout is also that of sending a whole body.
+        "connect_timeout": CONNECT_SECONDS if encrypted else max(CONNECT_SECONDS, options.timeout),
         "read_timeout": options.timeout,
         "retries": {"mode": "standard", "total_max_attempts": 1},  # calls.py retries: it knows what was lost
         "max_pool_connections": POOL_CONNECTIONS,
@@ -198,3 +199,23 @@ def _sts(name: str, options: S3Options, session: Session) -> t.Callable[..., t.A
         return session.create_client(service, config=config.merge(own) if own else config, **endpoint, **arguments)
 
     return create
+
+
+def speaks_tls(endpoint_url: str) -> bool:
+    """Whether a server answers a handshake of TLS. Nothing is sent to it, and nobody is trusted."""
+    import socket
+    import ssl
+    import urllib.parse
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    url = urllib.parse.urlsplit(endpoint_url)
+    try:
+        with (
+            socket.create_connection((url.hostname, url.port or 80), timeout=CONNECT_SECONDS) as connection,
+            context.wrap_socket(connection),
+        ):
+            return True
+    except OSError:  # what OpenSSL says is one, too
+        return False

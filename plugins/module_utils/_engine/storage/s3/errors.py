@@ -10,15 +10,14 @@ import typing as t
 
 from ...errors import LocationError, LocationFull
 
-if t.TYPE_CHECKING:
-    from botocore.exceptions import BotoCoreError, ClientError
-
 UNTOUCHED: t.Final = "Earlier backups are untouched."
 NO_CONDITIONS: t.Final = (
     "Is it a store that knows `If-None-Match`? For one that does not, `create_only: check` looks before and after "
     "every write instead: weaker when two hosts write at once (docs/s3.md). What it holds already should be verified."
 )
 
+SPEAKS_TLS: t.Final = "SpeaksTLS"
+"""Our own code: there is TLS where none was expected."""
 _SLOW_DOWN = frozenset(
     {
         "BandwidthLimitExceeded",
@@ -102,6 +101,11 @@ class Failure:
         return self.status >= 500 and self.status not in (501, 507)
 
     @property
+    def is_no_s3(self) -> bool:
+        """Whether nothing that speaks S3 has answered."""
+        return self.code == "ConnectionClosedError" or (self.status == 400 and self.code == "400")
+
+    @property
     def bad_credentials(self) -> bool:
         return self.code in _BAD_CREDENTIALS or self.code in _NO_CREDENTIALS
 
@@ -115,13 +119,14 @@ class Failure:
 # Without an answer, and trying again would not get one: by the names of botocore's exceptions.
 _NO_CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"})
 _HOPELESS = _NO_CREDENTIALS | frozenset(
-    {"SSLError", "ParamValidationError", "InvalidProxiesConfigError", "UnauthorizedSSOTokenError"}
+    {"SSLError", SPEAKS_TLS, "ParamValidationError", "InvalidProxiesConfigError", "UnauthorizedSSOTokenError"}
 )
 # What OpenSSL says when the connection broke, or was damaged on the way: no reason to doubt the certificate.
 _BROKEN_TLS = ("eof", "reset by peer", "broken pipe", "timed out", "bad record mac", "decryption failed")
 
 
-def failure_of(error: ClientError | BotoCoreError) -> Failure:
+def failure_of(error: Exception) -> Failure:
+    """Of an exception of botocore, or of what is below it."""
     response: t.Any = getattr(error, "response", None)
     if not isinstance(response, dict):
         code, text = type(error).__name__, str(error)
@@ -195,11 +200,11 @@ class _Words:
             return Explained(
                 f"the proxy does not answer ({self.failure.text})", "Correct proxy, or mend it.", id="location-down"
             )
-        if self.failure.code == "ConnectionClosedError" and self.place.endpoint.startswith("http://"):
+        if self.failure.code == SPEAKS_TLS:
             return Explained(
-                f"{self.place.endpoint} closes the connection without an answer",
-                "Does it speak TLS? Then endpoint_url begins with https://.",
-                id="location-down",
+                f"{self.place.endpoint} speaks TLS",
+                "endpoint_url has to begin with https://, or another port is meant.",
+                id="location-config",
             )
         if self.failure.code in ("ParamValidationError", "InvalidProxiesConfigError"):
             return Explained(self.failure.text, "Correct the options of this location.", id="location-config")
@@ -209,6 +214,7 @@ class _Words:
             "EndpointConnectionError": "cannot be reached",
             "ConnectionClosedError": "closes the connection",
             "ShortAnswer": "breaks off its answers",
+            "ResponseParserError": "answers in another language than S3's",
         }.get(self.failure.code, f"fails ({self.failure.text})")
         return Explained(
             f"{self.place.endpoint} {reason}",
