@@ -132,7 +132,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if fault is None or fault.done or fault.body_bytes is not None:
                 answer = _missing("NoSuchBucket") if bucket != BUCKET else getattr(_Actions(double), operation)(seen)
             else:
-                answer = fault.status, _xml_error(fault.code), fault.headers
+                body = _xml_error(fault.code)
+                if operation == "role":
+                    body = b"<ErrorResponse>" + body + b"<RequestId>1</RequestId></ErrorResponse>"
+                answer = fault.status, body, fault.headers
         if fault is not None and fault.cut:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -160,6 +163,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 def _operation(method: str, key: str, query: dict[str, str], headers: dict[str, str]) -> str:
     if not key:
+        if method == "POST":
+            return "role"
         if "uploads" in query:
             return "list_uploads"
         if "versions" in query:

@@ -303,6 +303,16 @@ class TestCredentials:
         location.stat("packs/a")
         assert "AKIAME" in double.seen[0].headers["authorization"]
 
+    def test_a_role_that_is_not_given(self, open_s3, double):
+        double.faults = [Fault("role", times=9, status=403, code="AccessDenied")]
+        location = open_s3(role_arn="arn:aws:iam::1:role/backup")
+        with pytest.raises(
+            LocationError, match="the role arn:aws:iam::1:role/backup is refused: AccessDenied"
+        ) as caught:
+            location.stat("packs/a")
+        assert caught.value.id == "location-denied"
+        assert "trust" in caught.value.hint
+
     def test_new_ones_are_taken_up(self, location, double, credentials):
         put(location, "packs/a", b"x")
 

@@ -86,6 +86,8 @@ class Failure:
     headers: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     region: str = ""
     """Where the store says that the bucket is."""
+    role: bool = False
+    """It was not the store that refused, but who gives out roles."""
 
     @property
     def throttled(self) -> bool:
@@ -142,6 +144,7 @@ def failure_of(error: Exception) -> Failure:
         str(found.get("Message", "")),
         headers,
         str(found.get("Region") or headers.get("x-amz-bucket-region", "")),
+        role=str(getattr(error, "operation_name", "")).startswith("AssumeRole"),
     )
 
 
@@ -239,6 +242,12 @@ class _Words:
         )
 
     def credentials(self) -> Explained | None:
+        if self.failure.role and not self.failure.again:
+            return Explained(
+                f"the role {self.place.account} is refused: {self.failure.code}: {self.failure.text}",
+                "Does it trust these credentials, or the issuer of this token, and is the token fresh?",
+                id="location-denied",
+            )
         if self.failure.code in _NO_CREDENTIALS:
             return Explained(
                 "there are no credentials" if self.failure.code == "NoCredentialsError" else self.failure.text,
