@@ -30,7 +30,7 @@ from .connection import Connection
 from .control import read_control
 from .copier import Copier
 from .last_files import control_file, files_of_backup_mode
-from .parent import Choice, Parent, ParentEntries, choose_parent, open_parent
+from .parent import Choice, Parent, ParentEntries, choose_parent, leave_out, open_parent
 from .preflight import Facts, examine
 from .reader import PageRules
 from .readers import Readers
@@ -127,14 +127,14 @@ class _Run:
         if newer is not None:
             self._reporter.warn(f"{newer.message}. {newer.hint}")
         state = cluster_state(facts, started_at)
-        choice = choose(self._repository, self._cluster.name, kind, state)
+        choice = choose(self._repository, self._cluster.name, kind, state, self._reporter)
         room = Checked()
         if space_check:
             room = leave_room(
                 self._config, self._repository, self._connection, self._cluster.name, choice, started_at, self._reporter
             )
         if room.left_out:
-            choice = choose(self._repository, self._cluster.name, kind, state)
+            choice = choose(self._repository, self._cluster.name, kind, state, self._reporter)
         with BackupSession(
             self._repository,
             source=self._cluster.name,
@@ -260,11 +260,13 @@ class _Run:
         return BackupResult.of(header, requested=kind, locations=locations, seconds=seconds, requests=requests)
 
 
-def choose(repository: Repository, source: str, kind: str, state: ClusterState) -> Choice:
-    """What a backup of that kind is based on."""
+def choose(repository: Repository, source: str, kind: str, state: ClusterState, reporter: Reporter) -> Choice:
+    """What a backup of that kind is based on. Optional locations that lack it are left out from here on."""
     if kind == model.FULL:
         return Choice(None, "asked for")
-    return choose_parent(Catalog.load(repository, source).of(source), state, repository.locations)
+    choice = choose_parent(Catalog.load(repository, source).of(source), state, repository.locations)
+    leave_out(repository, choice, reporter)
+    return choice
 
 
 def leave_room(

@@ -18,6 +18,7 @@ from ..repository.repository import Repository
 from .backup import check_arguments, choose, cluster_state, leave_room, take_backup, utc_now, warn_of
 from .connection import Connection
 from .control import read_control
+from .parent import lags
 from .preflight import examine
 from .relfile import CONTROL_FILE
 from .result import BackupResult
@@ -135,19 +136,20 @@ def _recent(
 ) -> BackupResult | None:
     """The newest backup that will do.
 
-    It must be of the cluster that is there now, complete in every location that answers, and not found damaged
-    since. A location that does not answer makes it ``degraded``: another backup would be no better.
+    It must be of the cluster that is there now, complete in every required location that answers, and not found damaged
+    since. A location that does not answer, or lags behind, makes it ``degraded``: another backup would be no better.
     """
     repository = Repository.open(config.repository)
     catalog = Catalog.load(repository, cluster.name)
     identifier = str(read_control(cluster.data_directory / CONTROL_FILE).system_identifier)
     kinds = {model.FULL} if kind == model.FULL else set(model.PHYSICAL)
     answering = {location.name for location in repository.locations}
+    needed = {location.name for location in repository.locations if location.required} or answering
     for record in reversed(catalog.backups):
         young = dt.timedelta() <= now - record.finished <= max_age
-        if young and record.header.kind in kinds and answering <= {*record.locations} and _is_sound(record, identifier):
+        if young and record.header.kind in kinds and needed <= {*record.locations} and _is_sound(record, identifier):
             locations: dict[str, CryoError | None] = {
-                name: None if name in record.locations else repository.lost.get(name)
+                name: None if name in record.locations else repository.lost.get(name) or lags(name, record.id)
                 for name in config.repository.locations
             }
             seconds = (record.finished - record.started).total_seconds()
@@ -171,9 +173,12 @@ def _predict(
         facts = examine(connection, cluster.data_directory)
         warn_of(repository, facts, connection, reporter)
         state = cluster_state(facts, now)
-        choice = choose(repository, cluster.name, wish.kind, state)
-        if wish.space_check and leave_room(config, repository, connection, cluster.name, choice, now, reporter):
-            choice = choose(repository, cluster.name, wish.kind, state)
+        choice = choose(repository, cluster.name, wish.kind, state, reporter)
+        if (
+            wish.space_check
+            and leave_room(config, repository, connection, cluster.name, choice, now, reporter).left_out
+        ):
+            choice = choose(repository, cluster.name, wish.kind, state, reporter)
     return Prediction(
         source=cluster.name,
         requested=wish.kind,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import typing as t
 
 from ..errors import DamageError, LocationError, ObjectMissing
@@ -17,10 +18,16 @@ from .changes import ClusterState, Guards, guards, parent_problem
 if t.TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ..events import Reporter
     from ..repository.catalog import BackupRecord
     from ..repository.model import Entry
+    from ..repository.repository import Repository
     from ..repository.session import BackupSession
     from ..storage.base import Location
+
+
+LAGGING_AT_MOST: t.Final = dt.timedelta(days=7)
+"""How much older than the newest a parent may be for the sake of an optional location that lacks the newer ones."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,30 +36,66 @@ class Choice:
 
     record: BackupRecord | None
     reason: str
+    lagging: tuple[str, ...] = ()
+    """Optional locations that lack the parent, and so cannot take part."""
 
 
 def choose_parent(backups: Iterable[BackupRecord], state: ClusterState, locations: Iterable[Location]) -> Choice:
     """The newest physical backup (of ``backups``, oldest first) that an incremental can be based on.
 
     None that a verification found damaged, and none that shares packs with such a one: the damage would be inherited.
+    It is in all ``locations``; or in all that are required, where those that lack it lag too far behind.
     """
-    names = [location.name for location in locations]
+    places = list(locations)
+    everywhere = {place.name for place in places}
+    required = {place.name for place in places if place.required} or everywhere
+    best: BackupRecord | None = None
+    newest_problem = ""
+    for record, problem in _candidates(backups, state):
+        missing = sorted(everywhere - {*record.locations})
+        if problem is None and required <= {*record.locations}:
+            best = best or record
+            if best.started - record.started > LAGGING_AT_MOST:
+                break
+            if not missing:
+                return Choice(record, newest_problem or f"based on the newest backup, {record.id}")
+        elsewhere = f"backup {record.id} is not in location {', '.join(missing)}" if missing else ""
+        newest_problem = newest_problem or problem or elsewhere
+    if best is None:
+        return Choice(None, newest_problem or "there is no earlier backup of this cluster")
+    lagging = tuple(sorted(everywhere - {*best.locations}))
+    return Choice(best, f"{newest_problem}: that location is left out, the others go on from {best.id}", lagging)
+
+
+def _candidates(backups: Iterable[BackupRecord], state: ClusterState) -> Iterator[tuple[BackupRecord, str | None]]:
+    """Physical backups, newest first, each with why it cannot be a parent, wherever it is."""
     physical = [record for record in backups if record.header.kind in model.PHYSICAL]
     suspects = {owner: record.id for record in physical if record.failed_verification for owner in record.pack_owners}
-    newest_problem = ""
     for record in reversed(physical):
         problem = parent_problem(record.header, state)
         suspect = next((suspects[owner] for owner in sorted(record.pack_owners) if owner in suspects), None)
         if problem is None and suspect is not None:
             shares = "" if suspect == record.id else f", and {record.id} shares packs with it"
             problem = f"backup {suspect} did not pass its verification{shares}"
-        missing = [name for name in names if name not in record.locations]
-        if problem is None and missing:
-            problem = f"backup {record.id} is not in location {', '.join(missing)}"
-        if problem is None:
-            return Choice(record, newest_problem or f"based on the newest backup, {record.id}")
-        newest_problem = newest_problem or problem
-    return Choice(None, newest_problem or "there is no earlier backup of this cluster")
+        yield record, problem
+
+
+def leave_out(repository: Repository, choice: Choice, reporter: Reporter) -> None:
+    """Take the locations that lag out of an open repository, for one backup."""
+    for name in choice.lagging:
+        parent = choice.record.id if choice.record is not None else ""
+        error = lags(name, parent)
+        repository.lost[name] = error
+        repository.locations[:] = [place for place in repository.locations if place.name != name]
+        reporter.warn(f"location {name} does not take part: {error.message}. {error.hint}")
+
+
+def lags(name: str, backup_id: str) -> LocationError:
+    return LocationError(
+        f"location {name!r} lacks backup {backup_id}",
+        hint="`cryobackup replicate` brings it there; until then incremental backups go on without that location.",
+        id="location-lags",
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

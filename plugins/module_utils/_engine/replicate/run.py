@@ -12,7 +12,7 @@ import threading
 import time
 import typing as t
 
-from ..errors import BusyError, ConfigError, LocationError, ObjectMissing, reason_of
+from ..errors import BusyError, ConfigError, LocationError, ObjectMissing, RepositoryError, reason_of
 from ..locks import locked
 from ..postgres.throttle import Throttle
 from ..repository.catalog import Catalog
@@ -170,7 +170,7 @@ def _bring_to(job: Job, place: Location, stocks: list[Stock], brought: Brought) 
             _predict(brought, missing)
         else:
             Delivery(job, place, stock, others, brought).run(missing)
-    except (LocationError, BusyError) as error:
+    except (RepositoryError, BusyError) as error:
         brought.error = error
         job.reporter.warn(f"location {place.name} did not get everything: {reason_of(error, place.name)}")
 

@@ -23,6 +23,7 @@ from .base import Buffer, Capacity, ObjectInfo, check_key
 
 _TEMPORARY = ".tmp"
 _LOST_AND_FOUND = "lost+found"  # the file system's own, when the location is a mount point
+_LINK_ATTEMPTS = 8
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -304,14 +305,14 @@ class _Writer:
         self.abort()
 
     def _link(self) -> None:
-        for attempt in (1, 2):
+        for left in reversed(range(_LINK_ATTEMPTS)):
             self._location.make_directory(self._final.parent)
             try:
                 os.link(self._temporary, self._final, follow_symlinks=False)
                 return
             except FileNotFoundError:
-                # An empty directory may have been tidied away by a prune on another host.
-                if attempt == 2:
+                # An empty directory may have been tidied away by a prune, or by a repair in another thread.
+                if not left:
                     raise
                 self._location.forget_directory(self._final.parent)
             except FileExistsError as error:
