@@ -14,6 +14,7 @@ from ..crypto import suite
 from ..crypto.keys import KeyRing
 from ..errors import DamageError, KeyFileError, RepositoryError, UnknownEpoch
 from ..storage.base import Buffer
+from .decoding import decode
 
 MAGIC = b"\x89CRYOBK\n"
 END_MAGIC = b"CRYOEND\n"
@@ -178,7 +179,7 @@ def decode_record(keys: KeyRing, kind: int, name: str, data: bytes, record: type
     decoder = ObjectDecoder(keys, kind, name, BytesSource(data))
     plain = decoder.frame(decoder.table()[0], 0, RECORD)
     try:
-        return msgspec.msgpack.decode(plain, type=record)
+        return decode(plain, record)
     except msgspec.DecodeError as error:
         raise damaged(name, f"its record is not readable: {error}") from error
 
@@ -266,7 +267,7 @@ class ObjectDecoder:
         import msgspec
 
         try:
-            return msgspec.msgpack.decode(packed, type=Header)
+            return decode(packed, Header)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise damaged(self.name, "its header is not readable") from error
 

@@ -14,6 +14,7 @@ from ..storage.base import Location
 from ..storage.breaker import Breaker
 from ..storage.fanout import Fanout
 from . import container, names
+from .decoding import decode
 from .model import BackupHeader, Entry
 from .packs import FrameReader, first_good
 
@@ -123,7 +124,7 @@ class Manifest:
         self.epoch = decoder.header.epoch
         """Of the keys that authenticate it."""
         try:
-            self.header = msgspec.msgpack.decode(decoder.first_frame(container.MANIFEST_HEADER), type=BackupHeader)
+            self.header = decode(decoder.first_frame(container.MANIFEST_HEADER), BackupHeader)
         except msgspec.DecodeError as error:
             raise DamageError(f"object {self.name}: its header is not readable: {error}") from error
         if (self.header.source, self.header.backup_id) != (source, backup_id):
@@ -133,13 +134,12 @@ class Manifest:
         """All entries in their order. Raises DamageError, also at the end when some are missing."""
         import msgspec
 
-        decoder = msgspec.msgpack.Decoder(list[Entry])
         count = 0
         for _unused, frame in self._frames.read(range(1, self._frames.count)):
             if not isinstance(frame, bytes):
                 raise frame
             try:
-                entries = decoder.decode(frame)
+                entries = decode(frame, list[Entry])
             except msgspec.DecodeError as error:
                 raise DamageError(f"object {self.name}: its entries are not readable: {error}") from error
             for entry in entries:
