@@ -8,6 +8,8 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -219,6 +221,27 @@ class TestErrors:
         assert error.id == "location-config"
         assert "not in eu-west-1" in error.message
 
+    @pytest.mark.parametrize("operation", ["get", "head", "list"])
+    def test_a_redirection_to_nobody_knows_where(self, location, double, operation):
+        double.faults = [Fault(operation, times=99, status=301, headers={"Location": "https://elsewhere.invalid"})]
+        actions = {
+            "get": lambda: location.read("packs/a"),
+            "head": lambda: location.stat("packs/a"),
+            "list": lambda: list(location.list("")),
+        }
+        with pytest.raises(LocationError) as caught:
+            actions[operation]()
+        assert caught.value.id == "location-config"
+        assert "https://elsewhere.invalid" in caught.value.message
+        assert len(double.seen) <= 2
+
+    @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidRequest"])
+    def test_the_reason_of_a_refused_look(self, location, double, code):
+        double.faults = [Fault("head", times=99, status=400), Fault("get", times=99, status=400, code=code)]
+        with pytest.raises(LocationError, match=code):
+            location.stat("packs/a")
+        assert len(double.seen) <= 4
+
     def test_nobody_there(self, open_s3):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -370,6 +393,15 @@ def test_opening_imports_and_reads_nothing(tmp_path):
     assert location.capacity().free is None
     with pytest.raises(CryoError):
         location.stat("x")
+
+
+def test_the_sdk_is_imported_by_the_first_request_only():
+    program = (
+        "import sys; from cryobackup.config.locations import *; from cryobackup.storage.open import open_location; "
+        "open_location(LocationConfig('c', 's3', s3=S3Options('b'))).requests(); "
+        "sys.exit(any(name in sys.modules for name in ('botocore', 'boto3', 'concurrent.futures')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,24 @@ def new_client(name: str, options: S3Options) -> t.Any:
 
     try:
         session = _session(name, options)
-        return session.create_client("s3", config=_config(options), **_endpoint(name, options, session))
+        client = session.create_client("s3", config=_config(options), **_endpoint(name, options, session))
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
         raise LocationError(
             f"location {name!r}: {error}",
             hint="Correct the options of this location. Nothing was changed.",
             id="location-config",
         ) from error
+    if options.endpoint_url is not None:
+        client.meta.events.register("before-call.s3", _stay_there)
+    return client
+
+
+def _stay_there(params: dict[str, t.Any], **_unused: t.Any) -> None:
+    """A store with an address of its own has no other regions.
+
+    Where everything is redirected, as from http to https, botocore looks for the region until it runs out of stack.
+    """
+    params.get("context", {}).setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _config(options: S3Options) -> Config:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing as t
+import urllib.parse
 
 from ...errors import LocationError, LocationFull
 
@@ -280,6 +281,13 @@ class _Words:
             return Explained(
                 f"there is no bucket {self.place.bucket!r} at {self.place.endpoint}",
                 "Create it, or correct bucket, region or endpoint_url. The program makes no buckets.",
+                id="location-config",
+            )
+        target = urllib.parse.urlsplit(self.failure.headers.get("location", ""))
+        if self.failure.status in (301, 302, 307, 308) and target.netloc and not self.failure.region:
+            return Explained(
+                f"{self.place.endpoint} sends everybody to {target.scheme}://{target.netloc}",
+                "If that is the store, put it into endpoint_url.",
                 id="location-config",
             )
         wrong = self.failure.code in (
