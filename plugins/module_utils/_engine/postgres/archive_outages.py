@@ -25,9 +25,9 @@ if t.TYPE_CHECKING:
     from ..errors import CryoError
 
 _DIRECTORY = "outages"
-FIRST_PAUSE_SECONDS: t.Final = 30.0
+FIRST_PAUSE_SECONDS: t.Final = 60.0
 LONGEST_PAUSE_SECONDS: t.Final = 900.0
-_CHEAP_SECONDS: t.Final = 0.5
+_CHEAP_SECONDS: t.Final = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

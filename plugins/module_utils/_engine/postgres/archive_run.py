@@ -26,9 +26,9 @@ if t.TYPE_CHECKING:
     from ..config import Config
     from .archive_source import WalSource
 
-_LOOK_SECONDS: t.Final = 1.0
-"""How long a conflict in an optional location is waited for, before anything is written."""
-_OPTIONAL_SECONDS: t.Final = 5.0
+_LOOK_SECONDS: t.Final = 3.0
+"""How long a conflict in an optional location that is not known to fail is waited for, before anything is written."""
+_OPTIONAL_SECONDS: t.Final = 10.0
 """How long optional locations may take, once the required ones have the file."""
 _HURRY_FILES: t.Final = 8
 """With more files than that waiting in pg_wal, only the required locations count."""
@@ -115,7 +115,8 @@ class _Run:
         """Two histories must not be mixed anywhere, also when what shows it is not required."""
         deadline = time.monotonic() + _LOOK_SECONDS
         for lane in self._lanes:
-            lane.looked.wait(max(0.0, deadline - time.monotonic()))
+            if self._outages.known(lane.name) is None:
+                lane.looked.wait(max(0.0, deadline - time.monotonic()))
             if isinstance(lane.error, ObjectConflict):
                 raise lane.error
 
