@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from cryobackup.config import LocationConfig, RepositoryConfig
+from cryobackup.config import Config, LocationConfig, RepositoryConfig
 from cryobackup.crypto import passphrase
 from cryobackup.crypto.key_store import add_keys, changing, writer_keys
 from cryobackup.crypto.keys import FILES, KeyRing, new_keys, write_keys
 from cryobackup.crypto.recipients import Opener
 from cryobackup.crypto.wraps import make_wrap
 from cryobackup.errors import BusyError, KeyFileError, LocationError
+from cryobackup.events import Silent
 from cryobackup.repository import container, model, names, wraps
 from cryobackup.repository.catalog import BackupRecord, Catalog
 from cryobackup.repository.epochs import behind
@@ -35,7 +36,10 @@ from cryobackup.repository.recovery import recover
 from cryobackup.repository.repository import Repository, init
 from cryobackup.repository.rotation import STAGE, rotate
 from cryobackup.repository.session import BackupSession
+from cryobackup.retention_policy import Policy
 from cryobackup.storage.base import put
+from cryobackup.verify.ladder import verify
+from cryobackup.verify.subjects import Which
 
 NOW = dt.datetime(2026, 11, 23, 1, 2, 3, tzinfo=dt.UTC)
 PASSPHRASE = "correct horse battery staple"
@@ -402,3 +406,27 @@ def test_who_takes_no_part(keeper: Keeper) -> None:
     with pytest.raises(KeyFileError) as caught:
         recover(keeper.config, "alice", opener=Opener.generate("alice"))
     assert caught.value.id == "wrong-recipient-key"
+
+
+@pytest.mark.parametrize("identity", [True, False])
+def test_a_verification_looks_at_wraps(keeper: Keeper, identity: bool) -> None:
+    """They may be all that brings the keys back: damage is found while there are others."""
+    keeper.add(ALICE)
+    back_up(Repository.open(keeper.config), keeper)
+    config = Config(keeper.root / "config.yml", keeper.config, Policy({}), state_directory=keeper.root / "state")
+    if not identity:
+        (keeper.config.keys / FILES["identity"]).unlink()
+
+    def findings() -> list[tuple[str, str]]:
+        report = verify(config, which=Which(all=True), level="presence", reporter=Silent(), record=False)
+        return [(finding.severity, finding.object) for finding in report.others]
+
+    assert findings() == []
+    (name,) = keeper.objects("wraps")
+    path = keeper.root / "two" / name
+    data = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(data[:-60] + data[-60:-50].swapcase() + data[-50:])
+    assert findings() == [("damage", name)]
+    path.write_bytes(make_wrap(KeyRing(new_keys(keeper.ring().repository_id), "other"), name, ALICE.recipient, (1,)))
+    assert findings() == ([("damage", name)] if identity else []), "a proof takes the identity to check"

@@ -113,7 +113,7 @@ def standings(stored: t.Sequence[StoredWrap], keys: KeyRing, epoch: int) -> list
 
 def _standing(name: str, stored: list[StoredWrap], keys: KeyRing, epoch: int) -> Standing:
     readable = [(each.wrap, each) for each in stored if each.wrap is not None]
-    checkable = keys.epochs("identity") & keys.epochs("catalog")
+    checkable = _checkable(keys)
     proven = [each for each in readable if each[0].proof_epoch in checkable and is_proven(each[0], keys)]
     if proven:  # the first of equals is the newest
         wrap, best = max(proven, key=lambda each: each[0].proof_epoch)
@@ -122,6 +122,20 @@ def _standing(name: str, stored: list[StoredWrap], keys: KeyRing, epoch: int) ->
     if unknown:
         return Standing(name, UNKNOWN, unknown[0][0], tuple(unknown[0][1].locations))
     return Standing(name, FALSE, None, ())
+
+
+def _checkable(keys: KeyRing) -> set[int]:
+    """Of which epochs a proof can be checked."""
+    return keys.epochs("identity") & keys.epochs("catalog")
+
+
+def problem(stored: StoredWrap, keys: KeyRing) -> str | None:
+    """What is wrong with a wrap, as far as the keys at hand tell."""
+    if stored.wrap is None:
+        return "it cannot be read" if stored.error is None else stored.error.message
+    if stored.wrap.proof_epoch in _checkable(keys) and not is_proven(stored.wrap, keys):
+        return "it is not what was written, or nobody who had the identity has made it"
+    return None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from ..postgres.wal import match_wal_name
 from ..repository import container, names
 from ..repository.lease import is_dead
 from ..repository.model import Lease, Mark, Note, pack_names
+from ..repository.wraps import problem, read_wraps
 from .result import DAMAGE, NOTICE, PARTLY, Finding, bare
 
 if t.TYPE_CHECKING:
@@ -86,9 +87,21 @@ def _survey(keys: KeyRing, location: Location, report: VerifyReport) -> Survey:
             unknown.append(info.key)
     for info in records:
         _read_record(keys, location, info, found, report)
+    _look_at_wraps(keys, location, report)
     for name in unknown[:_UNKNOWN_LISTED]:
         report.others.append(Finding("unknown", NOTICE, location.name, name, "this is no name of an object"))
     return found
+
+
+def _look_at_wraps(keys: KeyRing, location: Location, report: VerifyReport) -> None:
+    """They may be all that brings the keys back some day."""
+    lost: dict[str, LocationError] = {}
+    for stored in read_wraps([location], lost=lost):
+        what = problem(stored, keys)
+        if what is not None:
+            report.others.append(Finding("damaged", DAMAGE, location.name, stored.name, bare(what, stored.name)))
+    for error in lost.values():
+        raise error
 
 
 def _wal_name(key: str) -> tuple[int, str] | None:
