@@ -23,8 +23,9 @@ from cryobackup.repository import names
 from cryobackup.repository.catalog import BackupRecord
 from cryobackup.repository.locking import Terms
 from cryobackup.repository.model import pack_names
-from cryobackup.repository.repository import init
+from cryobackup.repository.repository import Repository, init
 from cryobackup.retention import Policy, Rule
+from cryobackup.storage.base import put
 from tests.faults.small_repository import SEGMENT_SIZE, SmallRepository, sample
 from tests.lab.ceph import Gateway
 
@@ -242,6 +243,26 @@ def test_an_object_that_was_written_over_counts_as_it_was_first(tmp_path: Path, 
     assert hidden.overwritten == len(objects)
     trusted = dataclasses.replace(made.config, repository=made.config.repository.as_written())
     made.config = trusted
+    assert made.restored(made.open(), kept) == made.content[kept.id]
+
+
+def test_an_object_that_was_deleted_and_made_anew_is_not_written_over(tmp_path: Path, s3: Gateway) -> None:
+    made = LockedRepository(tmp_path, s3, "governance", dt.timedelta(seconds=1), LAST)
+    kept = made.backup(sample())
+    trusted = Repository.open(made.config.repository.as_written(), need_identity=True)
+    (location,) = trusted.locations
+    name = next(iter(pack_names(kept.header)))
+    good = location.read(name)
+    location.delete(name)
+    assert location.stat(name) is None
+    put(location, name, good)
+    assert location.read(name) == good
+    time.sleep(2)
+    hidden = made.prune().locations["cloud"].hidden
+    assert hidden is not None
+    assert hidden.overwritten == 0
+    # The one that was deleted is gone for good, and the marker with it.
+    assert [version.delete_marker for version in made.bucket.versions(name)] == [False]
     assert made.restored(made.open(), kept) == made.content[kept.id]
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import typing as t
 
 from ..hidden import Hidden
@@ -44,20 +45,21 @@ class _Sweep:
         self.done = Hidden()
 
     def look_at(self, history: History) -> None:
-        data = [version for version in history if not version.marker]
-        if not history[0].marker:
-            # Nothing of ours is written twice: the older version is the true one, whatever lies on top.
-            self.done.overwritten += len(data) > 1
-            return
+        living = list(itertools.takewhile(lambda version: not version.marker, history))
+        # Nothing of ours is written twice: the older version is the true one, whatever lies on top.
+        self.done.overwritten += len(living) > 1
+        deleted = history[len(living) :]
+        data = [version for version in deleted if not version.marker]
         if data:
             self.done.objects += 1
             self.done.bytes += sum(version.size for version in data)
-        if self._now - _deleted_at(history) < self._older_than or self.done.refused:
+        if not deleted or self._now - _deleted_at(deleted) < self._older_than or self.done.refused:
             return
         left = [version for version in data if not self._remove(version)]
         self.done.locked += bool(left) and not self.done.refused
         if not left and not self._dry_run and not self.done.refused:
-            for marker in history:
+            # Last, or the object would be there again for a moment.
+            for marker in deleted:
                 if marker.marker:
                     self._calls.request("delete_object", marker.key, VersionId=marker.id)
 
@@ -82,10 +84,10 @@ class _Sweep:
         return lock is not None and lock.until > dt.datetime.fromtimestamp(self._now, dt.UTC)
 
 
-def _deleted_at(history: History) -> float:
+def _deleted_at(deleted: History) -> float:
     """When the oldest of the markers on top was put there: deleting again must not keep anything longer."""
-    at = history[0].modified
-    for version in history:
+    at = deleted[0].modified
+    for version in deleted:
         if not version.marker:
             break
         at = version.modified

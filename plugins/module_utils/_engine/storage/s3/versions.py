@@ -139,6 +139,10 @@ class FirstS3Location(_ByVersion):
         version = self._known.get(key) or self._find(check_key(key))
         return self._read_version(version, key, offset, length)
 
+    def delete(self, key: str) -> None:
+        super().delete(key)
+        self._known.pop(key, None)
+
     def _find(self, key: str) -> Version | None:
         version = first_written(self._history(key))
         if version is not None:
