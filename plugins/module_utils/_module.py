@@ -101,12 +101,14 @@ def run(
     *,
     mutually_exclusive: Sequence[Sequence[str]] = (),
     required_one_of: Sequence[Sequence[str]] = (),
+    required_if: Sequence[Sequence[t.Any]] = (),
 ) -> t.NoReturn:
     """Do the work of a module and tell Ansible how it ended."""
     module = AnsibleModule(
         argument_spec=dict(argument_spec),
         mutually_exclusive=list(mutually_exclusive),
         required_one_of=list(required_one_of),
+        required_if=list(required_if),
         supports_check_mode=True,
     )
     _require_fit_interpreter(module)

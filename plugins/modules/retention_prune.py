@@ -176,7 +176,8 @@ def work(task: Task) -> Outcome:
 def words(result: PruneResult) -> str:
     plan = result.plan
     failed = f". Not pruned: {', '.join(result.errors)}" if result.errors else ""
-    return f"{len(plan.keeps)} backups are kept, {len(plan.deletes)} dropped{failed}"
+    keeps = len(plan.keeps)
+    return f"{keeps} {'backup is' if keeps == 1 else 'backups are'} kept, {len(plan.deletes)} dropped{failed}"
 
 
 def diff(result: PruneResult) -> dict[str, str]:
