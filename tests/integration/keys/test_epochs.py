@@ -145,12 +145,21 @@ def test_a_reader_of_the_new_epoch_hears_what_it_lacks_before_anything_happens(r
 
 def test_a_verification_that_lacks_an_identity_calls_nothing_damaged(rotated: Rotated) -> None:
     host = rotated.reader_of("reader-verify", 2)
-    done = host.run("verify", "--all", "--level", "content", "--no-record")
-    result = json.loads(done.stdout)
-    assert done.returncode == 3, result
-    text = json.dumps(result)
-    assert "epoch 1" in text
-    assert '"damage"' not in text.replace('"damage": []', "")
+    result = host.json("verify", "--all", "--level", "content", exit_code=3)
+    assert result["result"] == "incomplete"
+    results = {backup["backup_id"]: backup["result"] for backup in result["backups"]}
+    assert (results[rotated.first], results[rotated.second]) == ("incomplete", "incomplete")
+    assert results[rotated.third] == "ok"
+    assert "epoch 1" in json.dumps(result)
+    verified = {backup["backup_id"]: backup["verified"] for backup in host.json("list")["backups"]}
+    assert verified[rotated.first] is None, "what could not be looked at has not failed"
+    assert verified[rotated.third]["result"] == "ok"
+
+
+def test_a_trial_restore_that_lacks_an_identity_says_so(rotated: Rotated) -> None:
+    host = rotated.reader_of("reader-trial", 2)
+    result = host.json("verify", rotated.first, "--level", "restore", "--no-record", exit_code=1)
+    assert "lies in packs of epoch 1" in json.dumps(result)
 
 
 def test_a_reader_of_the_old_epoch_hears_what_is_newer(rotated: Rotated) -> None:
