@@ -26,7 +26,7 @@ if t.TYPE_CHECKING:
     from ..config import Config
     from .archive_source import WalSource
 
-_LOOK_SECONDS: t.Final = 3.0
+_LOOK_SECONDS: t.Final = 5.0
 """How long a conflict in an optional location that is not known to fail is waited for, before anything is written."""
 _OPTIONAL_SECONDS: t.Final = 10.0
 """How long optional locations may take, once the required ones have the file."""
