@@ -30,6 +30,7 @@ from cryobackup.repository.recovery import recover
 from cryobackup.repository.repository import Repository
 from cryobackup.repository.rotation import rotate
 from cryobackup.repository.session import BackupSession
+from tests.independent import reader
 
 from .test_golden import GOLDEN, NOW, SECOND, config, content
 
@@ -83,6 +84,15 @@ def test_a_writer_without_the_first_catalog_key_writes_digests_as_ever(root):
     assert ([backup.epoch for backup in catalog.backups], len(catalog.broken)) == ([2], 2)
     with pytest.raises(Exception, match="packs of epoch 1, 2"):
         need_identities(ring, catalog.backups[0])
+
+
+def test_the_independent_reader_takes_the_digest_key_from_its_line(root):
+    lines = (root / "keys/data.identity").read_text().splitlines()
+    (root / "late/data.identity").write_text(f"{lines[-1]}\n")
+    (root / "late/data.identity").chmod(0o400)
+    found = reader.Repository(root / "store", root / "late")
+    assert (set(found.catalog), set(found.identity)) == ({2}, {2})
+    assert found.digest == KeyRing.load(root / "keys").digest_key
 
 
 def make(root: pathlib.Path) -> None:

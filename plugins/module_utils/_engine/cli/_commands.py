@@ -171,7 +171,7 @@ COMMANDS: t.Final = {
             _wal_get,
             failure_exit=WAL_GET_FAILED,
         ),
-        Command("key", "create, show, export and import keys", _key),
+        Command("key", "create, rotate, wrap, export and import keys", _key),
         Command("config", "check the configuration", _config),
     )
 }

@@ -66,6 +66,8 @@ def rotate(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _rotated(done: Rotation, directory: Path) -> Iterator[str]:
+    from ..crypto.keys import LOCKED_IDENTITY
+
     yield f"epoch {done.epoch}" + (", a rotation that was interrupted" if done.resumed else "")
     yield keys_table(shown(done.keys, directory))
     yield ""
@@ -75,6 +77,8 @@ def _rotated(done: Rotation, directory: Path) -> Iterator[str]:
         yield "  Run `cryobackup init` when they are back."
     yield ""
     yield "What to do next:"
+    if (directory / LOCKED_IDENTITY).exists():
+        yield "  cryobackup key protect                the identity lies here in the open, the new one too"
     yield "  cryobackup key kit --output FILE      the old sheet does not open what is written from now on"
     yield "  cryobackup key export --writer DIR    for every other host that makes backups, then `key import DIR` there"
     yield "  Old backups stay readable with the old keys: keep them. Whoever had the old keys reads old backups still."

@@ -21,6 +21,7 @@ from .keys import (
     COMMENTS,
     FILE_OF,
     FILES,
+    LOCKED_IDENTITY,
     Key,
     KeyRing,
     file_mode,
@@ -31,6 +32,9 @@ from .keys import (
     write_keys,
 )
 
+ROTATION: t.Final = "rotation.keys"
+"""The keys of a rotation that is not finished."""
+_WRITTEN: t.Final = (*FILES.values(), LOCKED_IDENTITY, ROTATION)
 # Who reads the files meanwhile must never find a public key whose identity or catalog key is not there yet.
 _ORDER: t.Final = (FILES["identity"], FILES["catalog"], FILES["public"])
 
@@ -57,8 +61,8 @@ def changing(directory: pathlib.Path) -> t.Iterator[None]:
                 f"another process is changing the keys in {directory}",
                 hint="Wait until it is done, then look with `cryobackup key show`.",
             ) from error
-        for path in directory.glob(".*.*"):
-            if path.name.rpartition(".")[2].isdigit():
+        for name in _WRITTEN:
+            for path in directory.glob(f".{name}.[0-9]*"):
                 with contextlib.suppress(OSError):
                     path.unlink()
         yield

@@ -20,7 +20,7 @@ import datetime as dt
 import pathlib
 import typing as t
 
-from ..crypto.key_store import changing, install_keys, remove_file, replace_file
+from ..crypto.key_store import ROTATION, changing, install_keys, remove_file, replace_file
 from ..crypto.keys import Key, KeyRing, new_keys, parse_lines, read_file
 from ..errors import CryoError, KeyFileError, LocationError, ObjectConflict
 from .epochs import behind, name_of, publish
@@ -31,7 +31,7 @@ if t.TYPE_CHECKING:
     from ..config import RepositoryConfig
     from ..storage.base import Location
 
-STAGE: t.Final = "rotation.keys"
+STAGE: t.Final = ROTATION
 _COMMENT: t.Final = "# CryoProtect Backup: a rotation that is not finished. Secret. `key rotate` goes on with it."
 
 
