@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from cryobackup.config import load_config
 from cryobackup.crypto import suite
-from cryobackup.repository import catalog, extents, model, names
+from cryobackup.repository import catalog, extents, lease, model, names
 from cryobackup.repository.repository import Repository
 from cryobackup.repository.session import BackupSession
 
@@ -266,6 +267,50 @@ def test_status_while_a_backup_runs(two: Cli) -> None:
     assert two("status", "--json").json["sources"]["main"]["running"] == []
 
 
+@pytest.mark.parametrize("purpose", [model.RESTORING, model.REPLICATING])
+def test_status_while_something_else_runs(two: Cli, purpose: str) -> None:
+    """It is no backup, and not shown as one."""
+    backup_id = backup(two)
+    repository = Repository.open(load_config(two.config).repository)
+    held = lease.new_lease("main", names.new_id(START, b"abcd"), backup_id, START, purpose=purpose)
+    prune = lease.new_lease("prune", names.new_id(START, b"efgh"), None, START, purpose=model.PRUNING)
+    here = repository.locations[0]
+    with lease.lease_held(repository.keys, here, held), lease.lease_held(repository.keys, here, prune):
+        result = two("status", "--json").json
+        [found] = result["sources"]["main"]["running"]
+        assert (found["purpose"], found["backup_id"]) == (purpose, backup_id)
+        assert list(result["sources"]) == ["main"]
+        assert f"{purpose} {backup_id}" in two("status").out
+
+
+def test_status_says_how_far_a_location_is_behind(two: Cli) -> None:
+    first = backup(two)
+    second = backup(two, started=START + dt.timedelta(hours=6))
+    (two.place / "two" / names.manifest("main", second)).unlink()
+    for name, segments in (("one", (1, 2, 3)), ("two", (1,))):
+        wal = two.place / name / "wal/7440000000000000001/00000003"
+        wal.mkdir(parents=True)
+        for number in segments:
+            file = wal / f"0000000300000000{number:08X}"
+            file.write_bytes(b"x" * 100)
+            # What is young is on its way, and not missing.
+            age = 10 if number == 3 else 1000
+            os.utime(file, times=(time.time() - age, time.time() - age))
+    locations = two("status", "--json").json["locations"]
+    assert locations["one"]["lag"]["backups"] == []
+    lag = locations["two"]["lag"]
+    assert lag["backups"] == [second]
+    assert lag["newest"] == {"main": {"backup_id": first, "anywhere": second}}
+    assert lag["wal_files"] == 1
+    assert lag["bytes"] == 100
+    [timeline] = lag["wal"]["7440000000000000001"].values()
+    assert timeline["newest"].endswith("01")
+    assert timeline["newest_anywhere"].endswith("03")
+    assert timeline["missing"] == 1
+    assert locations["two"]["wal_missing_from"].endswith("02")
+    assert "cryobackup replicate" in two("status").out
+
+
 def test_status_names_what_needs_attention(two: Cli) -> None:
     newest = backup(two, status="damaged", started=dt.datetime.now(dt.UTC) + dt.timedelta(days=1))
     verify(two, newest, level="content", result="damaged")
@@ -277,6 +322,7 @@ def test_status_names_what_needs_attention(two: Cli) -> None:
         "source main: no backup has been verified (level content or restore)",
         f"source main: the newest backup, {newest}, is dated in the future: compare the clocks",
         "location two: it lacks 1 backup",
+        "location two: `cryobackup replicate` brings it what it lacks, 0 B and manifests",
     ]
 
 

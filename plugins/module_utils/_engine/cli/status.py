@@ -44,7 +44,8 @@ def _lines(result: Fields) -> Iterator[str]:
         yield format_table(header, rows, right=("BACKUPS", "STORED"))
         yield ""
     places = [_location(name, each) for name, each in result["locations"].items()]
-    yield format_table(("LOCATION", "STATE", "BACKUPS", "ROOM", "WHERE"), places, right=("BACKUPS", "ROOM"))
+    columns = ("LOCATION", "STATE", "BACKUPS", "LACKS", "NEWEST WAL", "ROOM", "WHERE")
+    yield format_table(columns, places, right=("BACKUPS", "ROOM"))
     if result["attention"]:
         yield ""
         yield "Attention:"
@@ -64,8 +65,13 @@ def _source(name: str, source: Fields) -> tuple[str, ...]:
         newest["status"] if newest else "-",
         local_time(proven["verified"]["at"]) if proven else "never",
         format_bytes(source["bytes_stored"]),
-        ", ".join(each["backup_id"] for each in source["running"]) or "-",
+        ", ".join(map(_running, source["running"])) or "-",
     )
+
+
+def _running(job: Fields) -> str:
+    """A backup by its id; another job by its word, too."""
+    return str(job["backup_id"]) if job["purpose"] == "backup" else f"{job['purpose']} {job['backup_id']}"
 
 
 def _location(name: str, location: Fields) -> tuple[str, ...]:
@@ -76,6 +82,25 @@ def _location(name: str, location: Fields) -> tuple[str, ...]:
         name,
         "ok" if location["ok"] else "lost",
         str(location["backups"]),
+        _lacks(location),
+        _newest_wal(location),
         "-" if room is None else format_bytes(room),
         location["where"] or "-",
     )
+
+
+def _lacks(location: Fields) -> str:
+    from ..words import counted
+
+    backups, wal = location["backups_missing"], location["wal_missing"]
+    words = [counted(backups, "backup")] if backups else []
+    words += [f"{wal} WAL"] if wal else []
+    return ", ".join(words) or "-"
+
+
+def _newest_wal(location: Fields) -> str:
+    """Of the newest timeline of each cluster."""
+    if location["lag"] is None:
+        return "-"
+    newest = [timelines[max(timelines, key=int)]["newest"] or "none" for timelines in location["lag"]["wal"].values()]
+    return ", ".join(newest) or "-"

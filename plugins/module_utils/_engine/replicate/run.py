@@ -15,6 +15,7 @@ import typing as t
 from ..errors import BusyError, ConfigError, LocationError, ObjectMissing, RepositoryError, reason_of
 from ..locks import locked
 from ..postgres.throttle import Throttle
+from ..prune_preview import plan_now
 from ..repository.catalog import Catalog
 from ..repository.known import remember
 from ..repository.repository import Repository
@@ -61,7 +62,7 @@ def replicate(
     with contextlib.ExitStack() as lock:
         if not options.dry_run:
             lock.enter_context(locked(config.state_directory, "replicate", "a replication"))
-        repository = Repository.open(config.repository)
+        repository = Repository.open(config.repository.as_written())
         if not options.dry_run:
             remember(config.state_directory, repository)
         return replicate_repository(
@@ -113,8 +114,7 @@ def replicate_repository(
     broken = [each for each in catalog.broken if not isinstance(each.error, ObjectMissing)]
     result.problems += [Problem("", each.name, each.error) for each in broken]
     sources = Sources([place for place in repository.locations if _is_source(options, place.name)])
-    required = {place.name for place in repository.locations if place.required}
-    wanted = _in_sources(choose(catalog, which, policy, now, required), sources)
+    wanted = _in_sources(choose(catalog, which, lambda: plan_now(repository, catalog, policy, now)), sources)
     stop = threading.Event()
     throttle = Throttle(options.bandwidth_limit, stop.wait)
     job = Job(

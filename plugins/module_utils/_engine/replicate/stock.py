@@ -19,7 +19,7 @@ if t.TYPE_CHECKING:
 
     from ..repository.catalog import BackupRecord
     from ..repository.model import PostgresInfo
-    from ..storage.base import Location
+    from ..storage.base import Location, ObjectInfo
     from .wanted import WalKey, Wanted
 
 
@@ -37,12 +37,17 @@ class Stock:
     @functools.cached_property
     def wal(self) -> dict[WalKey, int]:
         """Bytes by system identifier and file name."""
-        found = {}
-        for info in self.location.list("wal/"):
-            key = wal_key(info.key)
-            if key is not None:
-                found[key] = info.size
-        return found
+        return {key: info.size for key, info in self._wal_files.items()}
+
+    @functools.cached_property
+    def _wal_files(self) -> dict[WalKey, ObjectInfo]:
+        keyed = ((wal_key(info.key), info) for info in self.location.list("wal/"))
+        return {key: info for key, info in keyed if key is not None}
+
+    def young_wal(self, seconds: float) -> set[WalKey]:
+        """Files that got here less than so many seconds ago, by the location's own clock."""
+        limit = self.location.now() - seconds
+        return {key for key, info in self._wal_files.items() if info.modified > limit}
 
     def notes_of(self, backup: BackupRecord) -> list[str]:
         return self.notes.get((backup.source, backup.id), [])
@@ -88,12 +93,17 @@ class Lack:
         return bool(self.backups or self.incomplete or self.packs or self.wal or self.notes)
 
 
-def lack(there: Stock, elsewhere: Iterable[Stock], wanted: Wanted) -> Lack:
-    """What the location ``there`` lacks of what is ``wanted``. Raises LocationError."""
+def lack(there: Stock, elsewhere: Iterable[Stock], wanted: Wanted, *, whole: bool = True) -> Lack:
+    """What the location ``there`` lacks of what is ``wanted``. Raises LocationError.
+
+    Without ``whole`` only packs of backups are looked for whose manifest is not there: where none is missing, packs
+    need not be listed.
+    """
     others = [stock for stock in elsewhere if stock.location is not there.location]
     found = Lack()
     for backup in wanted.backups:
-        _add_backup(found, there, others, backup)
+        if whole or there.location.name not in backup.locations:
+            _add_backup(found, there, others, backup)
     for stock in others:
         for key, size in stock.wal.items():
             if key not in there.wal and key not in found.wal and wanted.wal(*key):
@@ -102,10 +112,10 @@ def lack(there: Stock, elsewhere: Iterable[Stock], wanted: Wanted) -> Lack:
 
 
 def _add_backup(found: Lack, there: Stock, others: list[Stock], backup: BackupRecord) -> None:
-    """Nothing is listed that need not be: packs where the manifest is missing, or are few."""
     is_there = there.location.name in backup.locations
     packs = {name: size for name, (size, _digest) in pack_names(backup.header).items() if there.packs.get(name) != size}
-    wal = {key: size for key, size in wal_needed(backup, others) if key not in there.wal}
+    # What nobody has cannot be brought.
+    wal = {key: size for key, size in wal_needed(backup, others) if size and key not in there.wal}
     if not is_there:
         found.backups.append(backup)
     elif packs or wal:

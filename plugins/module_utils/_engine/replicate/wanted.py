@@ -8,18 +8,15 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from .. import retention
 from ..errors import ConfigError, RepositoryError
 from ..postgres.wal import WalKind, match_wal_name
-from ..prune import candidate
 from ..repository.catalog import newest
 
 if t.TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Callable, Iterable
 
     from ..repository.catalog import BackupRecord, Catalog
-    from ..retention_policy import Policy
+    from ..retention import Plan
 
     WalFilter: t.TypeAlias = Callable[[int, str], bool]
 
@@ -88,8 +85,8 @@ class Wanted:
         return sorted(keys, key=place)
 
 
-def choose(catalog: Catalog, which: Which, policy: Policy, now: dt.datetime, required: t.AbstractSet[str]) -> Wanted:
-    """``required``: locations that should hold every backup. Raises RepositoryError ``no-such-backup`` and others."""
+def choose(catalog: Catalog, which: Which, plan: Callable[[], Plan]) -> Wanted:
+    """``plan`` is called where retention decides. Raises RepositoryError ``no-such-backup``, ``ambiguous-backup``."""
     if which.named:
         chosen = _named(catalog, which)
         later = _from(chosen) if which.wal == LATER else _nothing
@@ -98,11 +95,11 @@ def choose(catalog: Catalog, which: Which, policy: Policy, now: dt.datetime, req
     if which.all:
         kept = list(catalog.backups)
     else:
-        plan = retention.plan([candidate(backup, required) for backup in catalog.backups], policy, now)
-        ids = {backup.backup_id for backup in plan.keeps}
+        made = plan()
+        ids = {backup.backup_id for backup in made.keeps}
         kept = [backup for backup in catalog.backups if backup.id in ids]
         # What backups that cannot be read need, nobody knows.
-        wal = wal if catalog.broken else plan.wal_needed
+        wal = wal if catalog.broken else made.wal_needed
     if which.wal == ONLY:
         return Wanted((), (), wal)
     first, then = _in_order(kept)

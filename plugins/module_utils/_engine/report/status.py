@@ -10,11 +10,12 @@ import typing as t
 
 from ..errors import LocationError, RepositoryError, without_location
 from ..postgres.archive_backlog import read_backlog
+from ..replicate.lag import lags
 from ..repository import holdings as hd
 from ..repository.catalog import newest
 from ..repository.epochs import behind, written_late
 from ..repository.lease import is_dead, read_leases
-from ..repository.model import FULL
+from ..repository.model import BACKING_UP, FULL, PRUNING
 from ..words import counted, format_bytes
 from .backups import Fields, location_state, summary
 from .locks import lock_state, lock_worries
@@ -23,6 +24,7 @@ if t.TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..config import Config
+    from ..replicate.lag import Lag
     from ..repository.catalog import BackupRecord, Catalog
     from ..repository.model import Lease
     from ..repository.repository import Repository
@@ -36,7 +38,10 @@ def status(config: Config, repository: Repository, catalog: Catalog, now: dt.dat
     leases = _running(repository)
     names = dict.fromkeys((*config.sources, *(backup.source for backup in catalog.backups)))
     sources = {name: _source(config, repository, catalog.of(name), leases.get(name, []), now) for name in names}
-    locations = {name: _location(config, repository, catalog, name) for name in config.repository.locations}
+    behind_by = lags(config, repository, catalog, now)
+    locations = {
+        name: _location(config, repository, catalog, name, behind_by.get(name)) for name in config.repository.locations
+    }
     return {
         "repository_id": repository.id,
         "checked_at": now.isoformat(),
@@ -112,7 +117,8 @@ def _worries(source: Fields) -> Iterator[str]:
         yield f"the newest backup, {last['backup_id']}, is dated in the future: compare the clocks"
 
 
-def _location(config: Config, repository: Repository, catalog: Catalog, name: str) -> Fields:
+def _location(config: Config, repository: Repository, catalog: Catalog, name: str, lag: Lag | None) -> Fields:
+    """``lag``: None where the location does not answer."""
     location = next((each for each in repository.locations if each.name == name), None)
     configured = config.repository.locations[name]
     space = hd.Room(None, None, None, configured.quota)
@@ -132,9 +138,12 @@ def _location(config: Config, repository: Repository, catalog: Catalog, name: st
         "quota": space.quota,
         "bytes_room": space.left,
         "backups": sum(name in backup.locations for backup in catalog.backups),
-        "backups_missing": sum(name not in backup.locations for backup in catalog.backups),
-        "wal_missing": len(backlog),
-        "wal_missing_from": backlog[0] if backlog else None,
+        "backups_missing": sum(name not in backup.locations for backup in catalog.backups)
+        if lag is None
+        else len(lag.backups),
+        "wal_missing": len(backlog) if lag is None else len(lag.wal),
+        "wal_missing_from": (backlog[0] if backlog else None) if lag is None else lag.wal_from,
+        "lag": None if lag is None else lag.as_dict(),
         "locks": lock_state(config.state_directory, name),
     }
 
@@ -146,6 +155,8 @@ def _location_worries(name: str, location: Fields) -> Iterator[str]:
         yield f"it lacks {counted(location['backups_missing'], 'backup')}"
     if location["wal_missing"]:
         yield f"it lacks {counted(location['wal_missing'], 'WAL file')}, from {location['wal_missing_from']} on"
+    if location["ok"] and (location["backups_missing"] or location["wal_missing"]):
+        yield f"`cryobackup replicate` brings it what it lacks, {format_bytes(location['lag']['bytes'])} and manifests"
 
 
 def _little_room(location: Fields, catalog: Catalog) -> Iterator[str]:
@@ -161,13 +172,25 @@ def _little_room(location: Fields, catalog: Catalog) -> Iterator[str]:
 
 
 def _running(repository: Repository) -> dict[str, list[Fields]]:
-    """Backups that are being made now, by source. A lease whose holder is gone is left out: it harms nothing."""
+    """What is under way now, by source: backups, restores, replications; ``backup_id`` is the backup it is about.
+
+    A lease whose holder is gone is left out: it harms nothing. So is a prune, which is about no source.
+    """
     found: dict[tuple[str, str], Fields] = {}
     for location in repository.locations:
         for lease in _live_leases(repository, location):
+            if lease.purpose == PRUNING:
+                continue
+            about = lease.backup_id if lease.purpose == BACKING_UP else lease.parent
             entry = found.setdefault(
                 (lease.source, lease.backup_id),
-                {"backup_id": lease.backup_id, "started_at": lease.started_at, "host": lease.host, "locations": []},
+                {
+                    "backup_id": about,
+                    "purpose": lease.purpose,
+                    "started_at": lease.started_at,
+                    "host": lease.host,
+                    "locations": [],
+                },
             )
             entry["locations"].append(location.name)
     running: dict[str, list[Fields]] = {}

@@ -306,8 +306,8 @@ class _Writer:
 
     def _link(self) -> None:
         for left in reversed(range(_LINK_ATTEMPTS)):
-            self._location.make_directory(self._final.parent)
             try:
+                self._location.make_directory(self._final.parent)
                 os.link(self._temporary, self._final, follow_symlinks=False)
                 return
             except FileNotFoundError:
