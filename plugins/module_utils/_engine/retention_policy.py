@@ -43,9 +43,9 @@ class Policy:
 
     ``minimum`` good backups stay per source, whatever the rules say: full and incremental count together,
     each other kind by itself. ``max_delete_share`` is the brake's limit; 1 switches the brake off. Days and
-    weeks begin in ``timezone``. What is marked for deletion goes when ``grace`` has passed; where versions are kept, it is
-    only hidden then, and gone for good when ``trash`` has passed too and no lock holds it. All WAL of a system
-    without any backup goes when nothing was added to it for ``abandoned_wal``. Raises ConfigError,
+    weeks begin in ``timezone``. What is marked for deletion goes when ``grace`` has passed; where versions are
+    kept, it is only hidden then, and gone for good when ``trash`` has passed too and no lock holds it. All WAL
+    of a system without any backup goes when nothing was added to it for ``abandoned_wal``. Raises ConfigError,
     which names the setting, for what makes no sense, such as a rule that would keep nothing.
     """
 

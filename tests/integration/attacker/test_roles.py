@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.lab import Installation, LiveWriter, Workspace, golden_dump, prove_restore, sample_data
 from tests.lab.ceph import Gateway
 
-from .lab import SOURCE, LockedLab
+from .lab import POLICY, SOURCE, LockedLab
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +70,45 @@ def test_each_role_does_its_work_with_its_own_rights(locked: LockedLab) -> None:
     assert done["hidden"]["refused"] is None
     assert any(version.key == locked.full(locked.manifest(third)) for version in locked.bucket.versions())
     assert locked.verifier.run("verify", "--all", "--level", "presence")["result"] == "ok"
+
+
+def test_a_host_that_may_delete_nothing_at_all_makes_backups(locked: LockedLab) -> None:
+    locked.apply_policy(without="WriterGivesBack")
+    try:
+        made = [locked.backup("incremental") for _unused in range(2)]
+        code, result, errors = locked.writer.try_run("check", SOURCE)
+        assert code == 0, (result, errors)
+        assert "cannot be deleted" in json.dumps(result)
+    finally:
+        locked.apply_policy()
+    left = {key.rpartition("/")[2] for key in locked.keys("leases/")}
+    assert set(made) <= left
+    assert set(made) <= locked.listed(locked.writer)
+    # Their holders are gone: who may delete retires them.
+    locked.keeper.run("prune")
+    assert locked.keys("leases/") == []
+
+
+def test_the_policies_name_only_actions_and_conditions_that_there_are() -> None:
+    """Those for Amazon say what the tested one for Ceph says, in Amazon's words."""
+    folder = POLICY.parent
+    rights: dict[str, set[tuple[str, str]]] = {}
+    for statement in json.loads(POLICY.read_text())["Statement"]:
+        if statement["Effect"] == "Allow":
+            for who in statement["Principal"]["AWS"]:
+                role = who.rpartition("/")[2].lower()
+                rights.setdefault(role, set()).update(granted(statement))
+    for role, allowed in rights.items():
+        amazon = json.loads((folder / f"aws-{role}.json").read_text())["Statement"]
+        theirs = {pair for statement in amazon for pair in granted(statement)}
+        # Amazon wants the right to lock from who creates locked objects.
+        extra = {pair for pair in theirs - allowed if pair[0] != "s3:PutObjectRetention" or role != "writer"}
+        assert extra == set(), role
+
+
+def granted(statement: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Actions and resources, each with each."""
+    actions, where = statement["Action"], statement["Resource"]
+    for action in [actions] if isinstance(actions, str) else actions:
+        for resource in [where] if isinstance(where, str) else where:
+            yield action, "" if "Bucket" in action else resource

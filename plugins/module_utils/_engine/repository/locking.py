@@ -122,12 +122,12 @@ class Wanted:
         parts = key.split("/")
         if len(parts) != 4 or parts[0] != "wal" or not parts[1].isdigit() or int(parts[1]) not in self._wal:
             return False, None
-        positions, untils = self._wal[int(parts[1])]
+        positions, ends = self._wal[int(parts[1])]
         if parts[3].endswith(".history"):
-            return True, untils[-1]
+            return True, ends[-1]
         # Every backup that begins before it can be rolled forward over it.
         number = bisect.bisect_right(positions, parts[3][8:24])
-        return (True, untils[number - 1]) if number else (False, None)
+        return (True, ends[number - 1]) if number else (False, None)
 
 
 def _later(one: dt.datetime | None, other: dt.datetime | None) -> dt.datetime | None:
