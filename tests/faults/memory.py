@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from cryobackup.errors import ObjectConflict, ObjectMissing
+from cryobackup.errors import LocationError, ObjectConflict, ObjectMissing
 from cryobackup.storage.base import Capacity, ObjectInfo, check_key
 
 
@@ -16,12 +16,14 @@ class Crash(BaseException):
 
 
 class Machine:
-    """What crashes: once it has, every further call of its locations fails."""
+    """What crashes: once it has, every further call of its locations fails. And what only fails, once, and goes on."""
 
     def __init__(self) -> None:
         self.countdown: int | None = None
         self.after = False  # the effect of the last call happened, its answer was lost
         self.down = False
+        self.failed = False
+        self._failure: tuple[int, bool] | None = None
         self._pause: tuple[int, t.Callable[[], None]] | None = None
 
     def pause_at(self, call: int, meanwhile: t.Callable[[], None]) -> None:
@@ -31,6 +33,13 @@ class Machine:
     def crash_at(self, call: int, *, after: bool) -> None:
         self.countdown, self.after = call, after
 
+    def fail_at(self, call: int, *, after: bool) -> None:
+        """Let the call with this number end with a LocationError, ``after`` it had its effect or instead of it.
+
+        So do object stores whose acknowledgement gets lost.
+        """
+        self._failure = call, after
+
     def call(self, effect: t.Callable[[], t.Any]) -> t.Any:
         if self._pause is not None:
             call, meanwhile = self._pause
@@ -39,6 +48,14 @@ class Machine:
                 meanwhile()
         if self.down:
             raise Crash
+        if self._failure is not None:
+            call, after = self._failure
+            self._failure = (call - 1, after) if call > 1 else None
+            if call == 1:
+                self.failed = True
+                if after:
+                    effect()
+                raise LocationError("no answer came", hint="This is a test.", id="location-down")
         if self.countdown is None:
             return effect()
         self.countdown -= 1

@@ -80,13 +80,18 @@ class Happening:
 @dataclasses.dataclass(frozen=True)
 class Trouble:
     crash: int = 0
-    after: bool = False
+    fail: int = 0  # a call that ends with a LocationError, and everything goes on
+    after: bool = False  # the call that crashes or fails had its effect
     pause: int = 0
     meanwhile: tuple[Happening, ...] = ()
 
 
 CALM = Trouble()
-TROUBLE = st.one_of(st.just(CALM), st.builds(Trouble, crash=st.integers(1, 40), after=st.booleans()))
+TROUBLE = st.one_of(
+    st.just(CALM),
+    st.builds(Trouble, crash=st.integers(1, 40), after=st.booleans()),
+    st.builds(Trouble, fail=st.integers(1, 40), after=st.booleans()),
+)
 HAPPENINGS = st.builds(
     Happening,
     name=st.sampled_from(["backup", "begin", "write", "commit", "prune", "replicate"]),
@@ -95,6 +100,15 @@ HAPPENINGS = st.builds(
     paths=st.frozensets(st.sampled_from(PATHS), max_size=2),
     hours=st.sampled_from([0, 0, 0, 0, 2, 24 * 8]),
 )
+
+
+@contextlib.contextmanager
+def tolerating(machine: Machine) -> t.Iterator[None]:
+    """Only who met a failure may give up because of one."""
+    try:
+        yield
+    except LocationError:
+        assert machine.failed
 
 
 class Protocol(RuleBasedStateMachine):
@@ -162,6 +176,8 @@ class Protocol(RuleBasedStateMachine):
     def prepare(self, machine: Machine, trouble: Trouble) -> None:
         if trouble.crash:
             machine.crash_at(trouble.crash, after=trouble.after)
+        if trouble.fail:
+            machine.fail_at(trouble.fail, after=trouble.after)
         if trouble.pause:
             machine.pause_at(trouble.pause, lambda: [self.do(what, CALM) for what in trouble.meanwhile])
 
@@ -181,6 +197,9 @@ class Protocol(RuleBasedStateMachine):
         try:
             session.__enter__()
         except Crash:
+            return
+        except LocationError:
+            assert machine.failed
             return
         finally:
             self.starting.remove(run)
@@ -211,7 +230,7 @@ class Protocol(RuleBasedStateMachine):
         except Crash:
             self.give_up(run)
         except RepositoryError:
-            assert run.overslept, "a backup lost its parent though its lease was alive"
+            assert run.overslept or run.machine.failed, "a backup lost its parent though its lease was alive"
             self.give_up(run)
         run.busy = False
 
@@ -252,9 +271,9 @@ class Protocol(RuleBasedStateMachine):
         except Crash:
             pass
         except LocationError:
-            assert run.overslept, "a backup could not be committed though its lease was alive"
+            assert run.overslept or run.machine.failed, "a backup could not be committed though its lease was alive"
         else:
-            assert run.overslept or not result.lost
+            assert run.overslept or run.machine.failed or not result.lost
             self.acknowledged[run.session.backup_id] = set(result.locations)
         self.give_up(run)
 
@@ -272,9 +291,9 @@ class Protocol(RuleBasedStateMachine):
         repository = self.open(machine)
         policy = dataclasses.replace(POLICY, grace=dt.timedelta(hours=0 if what.flag else 1))
         self.prepare(machine, trouble)
-        with contextlib.suppress(Crash), mock.patch.object(retention, "plan", self.plan):
+        with contextlib.suppress(Crash), tolerating(machine), mock.patch.object(retention, "plan", self.plan):
             result = prune_repository(repository, policy, now=self.now, dry_run=False, yes=True, reporter=self.watch)
-            assert result.complete, result.errors
+            assert result.complete or machine.failed, result.errors
 
     def replicate(self, what: Happening, trouble: Trouble) -> ReplicateResult | None:
         """Bring to each location what the other has. None when it crashed."""
@@ -283,7 +302,7 @@ class Protocol(RuleBasedStateMachine):
         machine, began = Machine(), self.now
         repository = self.open(machine)
         self.prepare(machine, trouble)
-        with contextlib.suppress(Crash):
+        with contextlib.suppress(Crash), tolerating(machine):
             result = replicate_repository(
                 repository,
                 POLICY,
@@ -296,9 +315,9 @@ class Protocol(RuleBasedStateMachine):
             )
             errors = [brought.error for brought in result.locations.values() if brought.error is not None]
             # A prune is at work there, or one crashed and nobody can know; or this one was taken for dead.
-            overslept = (self.now - began).days >= 7 or any(self.skew.values())
+            overslept = (self.now - began).days >= 7 or any(self.skew.values()) or machine.failed
             assert all(isinstance(error, BusyError) or overslept for error in errors), errors
-            assert not result.problems, result.problems
+            assert not result.problems or machine.failed, result.problems
             return result
         return None
 
