@@ -50,7 +50,7 @@ def test_help_of_a_command(cli: Cli, command: str) -> None:
     [
         ([], "no command given", "--help"),
         (["lst"], "there is no command 'lst'", "Did you mean list?"),
-        (["frobnicate"], "there is no command 'frobnicate'", "--help"),
+        (["xyzzy"], "there is no command 'xyzzy'", "--help"),
         (["--jsno", "list"], "unknown option --jsno", "Did you mean --json?"),
         (["--verison"], "unknown option --verison", "Did you mean --version?"),
         (["--conf", "x", "list"], "unknown option --conf", "Did you mean --config?"),
