@@ -298,6 +298,7 @@ def test_keys_that_others_can_read_are_refused(archive: WalLab, finished: Finish
 
 def test_the_state_directory_is_not_needed(twofold: WalLab, finished: FinishedWal) -> None:
     """Notes of a backlog are hints: WAL is archived also where they cannot be made."""
+    shutil.rmtree(twofold.state, ignore_errors=True)
     twofold.state.write_text("in the way")
     with twofold.away(twofold.paths["far"]):
         result = twofold.push(finished.data_dir, finished.segments[0])
