@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import shlex
 from pathlib import Path
@@ -45,3 +46,9 @@ def test_both_survive_any_path(config: str) -> None:
 def test_the_cluster_can_be_named() -> None:
     command = archive_command(["cryobackup"], Path("/c.yml"), cluster="main")
     assert command == "cryobackup --config /c.yml wal-push --cluster main %p"
+
+
+def test_a_recovery_as_of_a_time_fetches_wal_as_of_that_time() -> None:
+    moment = dt.datetime.fromisoformat("2026-11-22T12:00:00.250000+01:00")
+    words = as_postgres_runs_it(restore_command(["cryobackup"], Path("/c"), 7, as_of=moment), f="X", p="Y")
+    assert words[words.index("--as-of") + 1] == "2026-11-22T12:00:00.250000+01:00"
