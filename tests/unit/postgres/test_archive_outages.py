@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cryobackup.errors import LocationError
+from cryobackup.errors import LocationError, RepositoryError
 from cryobackup.postgres.archive_absence import doubt
+from cryobackup.postgres.archive_fetch import Absent, WalFetch
 from cryobackup.postgres.archive_outages import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Outages
 from cryobackup.postgres.wal import parse_wal_name
+from cryobackup.storage.posix import PosixLocation
+from tests.faults.small_repository import SEGMENT_SIZE, SYSTEM, SmallRepository
 
 SIZE = 16 << 20
 DOWN = LocationError("location 'far': no answer")
@@ -123,3 +126,27 @@ def test_an_absence_that_is_not(wanted: str, present: list[str], why: str) -> No
     found = doubt(parse_wal_name(wanted), names(*present), SIZE if present else None)
     assert found is not None
     assert why in found
+
+
+class TestUnexpected:
+    """What nobody thought of must never pass for "there is no such file"."""
+
+    @pytest.mark.parametrize("error", [ModuleNotFoundError("no boto3", name="boto3"), RuntimeError("a defect")])
+    def test_a_location_that_cannot_be_asked_is_no_absence(
+        self, tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        small = SmallRepository(tmp_path)
+        small.push_wal(2 * SEGMENT_SIZE)
+        keys = small.open().keys
+        fetch = WalFetch(small.config.repository, keys, Outages(tmp_path / "state"))
+
+        def fail(*_unused: object) -> bytes:
+            raise error
+
+        # The thread's own report of a defect goes to the log.
+        monkeypatch.setattr("threading.excepthook", lambda _unused: None)
+        assert isinstance(fetch.fetch(SYSTEM, segment(3), tmp_path / "out"), Absent)
+        monkeypatch.setattr(PosixLocation, "read", fail)
+        with pytest.raises(RepositoryError):
+            fetch.fetch(SYSTEM, segment(3), tmp_path / "out")
+        assert not (tmp_path / "out").exists()

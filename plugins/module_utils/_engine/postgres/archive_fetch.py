@@ -23,6 +23,7 @@ from ..repository.repository import Repository, check_features, must_be_ours
 from ..storage.open import open_location
 from .archive_absence import doubt
 from .archive_get import Delivered, discard, must_have_wal, put_in_place, raise_doubt, save
+from .archive_lane import missing_module
 from .archive_object import WalReader, look_at_wal
 from .wal import WalKind, match_wal_name, parse_wal_name
 
@@ -154,10 +155,10 @@ class _Search:
             self._outages.answered(name)
         if question.size is not None:
             self._found = question
-        elif error is not None:
-            self.errors[name] = error
-        else:
+        elif question.absent:
             self.lacking.add(name)
+        else:
+            self.errors[name] = error or RepositoryError(f"location {name!r}: it could not be asked", id="internal")
 
     def deliver(self) -> Delivered:
         """Raises RestoreError when the destination cannot be written."""
@@ -197,7 +198,9 @@ class _Question:
         self.temporary = temporary
         self.error: CryoError | None = None
         self.size: int | None = None
-        """Of the file, when it was found and lies at ``temporary``; with no error: it is surely not there."""
+        """Of the file, when it was found and lies at ``temporary``."""
+        self.absent = False
+        """Whether it is surely not there. Only what was said so clearly counts: it may end a recovery."""
         self._began = time.monotonic()
         self._took: float | None = None
         self._search = search
@@ -214,7 +217,9 @@ class _Question:
             size = self._fetch()
             # No answer counts before it is known to come from this repository.
             check_features(self.place, must_be_ours(self.place, self._keys), "read")
-            self.size = size
+            self.size, self.absent = size, size is None
+        except ModuleNotFoundError as error:
+            self.error = missing_module(self.place.name, error)
         except (RepositoryError, KeyFileError, RestoreError) as error:
             # Also what looks like another version or epoch: the byte that says so may be the damaged one.
             self.error = error

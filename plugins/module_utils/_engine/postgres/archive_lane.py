@@ -63,6 +63,8 @@ class OptionalLane:
             self._serve()
         except CryoError as error:
             self.error = error
+        except ModuleNotFoundError as error:
+            self.error = missing_module(self.name, error)
         finally:
             self.seconds += time.monotonic() - self._began
             self.looked.set()
@@ -124,3 +126,12 @@ class OptionalLane:
             except (LocationError, RepositoryError, KeyFileError):
                 return
             note_stored(directory, self.name, int(system), name)
+
+
+def missing_module(location: str, error: ModuleNotFoundError) -> LocationError:
+    """Some kinds of locations need packages that others do not."""
+    return LocationError(
+        f"location {location!r}: the Python module {error.name} is not installed",
+        hint="Install it for the Python that runs this, or run the `runtime` role again.",
+        id="missing-module",
+    )
