@@ -29,6 +29,9 @@ import pytest
 from tests.integration.restore.lab import RestoreLab, snapshot
 from tests.lab import Cluster, FullDisk, Installation, LiveWriter, Moment, Workspace, flip_byte, sample_data
 
+# What is not mounted, replaced or filled up is a directory's, here or on a server.
+pytestmark = pytest.mark.only_on("posix", "sftp")
+
 FAILED, USAGE, PARTIAL, DAMAGE, STOP_RECOVERY = 1, 2, 3, 4, 200
 
 
@@ -246,7 +249,7 @@ MISUSES = {
     "no keys": Misuse(lambda site: replaced(site.keys, None), "key-file", "key import"),
     "no catalog key": Misuse(lambda site: replaced(site.keys / "catalog.key", None), "key-file", "catalog key"),
     "no public key": Misuse(
-        lambda site: replaced(site.keys / "data.pub", None), "key-file", "data.pub", commands=("backup",)
+        lambda site: replaced(site.keys / "data.pub", None), "no-epoch-key", "data.pub", commands=("backup",)
     ),
     "no identity": Misuse(
         lambda site: replaced(site.keys / "data.identity", None), "no-identity", "recovery kit", READING
@@ -431,7 +434,7 @@ def test_a_disk_that_is_full_and_one_that_is_read_only(
     site.settings["repository"]["locations"]["local"]["path"] = str(location)
     site.locations["local"] = location
     site.write_config()
-    site.run("init", check=True)
+    site.run("init", "--new", "local", check=True)
     cluster.enable_archiving(site.archive_command)
     good = site.backup()
     site.archive_everything()
