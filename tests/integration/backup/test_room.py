@@ -135,8 +135,8 @@ def test_a_role_that_may_not_ask_for_sizes(workspace: Workspace, runtime: Path, 
     lab.set(connection=cluster.conninfo.replace("user=postgres", "user=keeper"))
     for grant in (f"GRANT {part.rstrip('; ')}" for part in lab.refused()["hint"].split("GRANT ")[1:]):
         cluster.execute(grant)
-    configure(lab, "local", quota=1 << 20)
     lab.backup()
+    configure(lab, "local", quota=stored(lab.locations["local"]) + (1 << 20))
     assert lab.refused()["id"] == "no-room"
     configure(lab, "local", quota=1 << 30)
     assert lab.backup()["status"] == "ok"
