@@ -8,6 +8,10 @@ SHELL = /bin/bash
 MAKEFLAGS += --no-print-directory
 # pytest's own arguments, for example: make test PYTEST_ARGS='-k wal'
 PYTEST_ARGS =
+# Where the repositories of test-locations lie, and the tests that have one.
+LOCATION_KINDS = s3 sftp
+LOCATION_TESTS = tests/faults tests/integration/test_misuse.py \
+	$(addprefix tests/integration/,storage backup wal restore verify)
 # The benchmark's arguments, for example: make benchmark BENCHMARK_ARGS='--gigabytes 0.3'
 BENCHMARK_ARGS =
 # The playbook's, for example: make demo DEMO_ARGS='-e demo_keep=true'
@@ -17,10 +21,10 @@ PYTHON = tools/reachable.sh .venv/bin/python
 PYTEST = $(PYTHON) -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help venv packages demo test test-fast benchmark lint lock build clean
+.PHONY: help venv packages demo test test-fast test-locations benchmark lint lock build clean
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: venv ## a cluster is backed up, broken and brought back, in three minutes
 	@tools/install-packages.sh postgresql
@@ -31,6 +35,9 @@ test: lint ## everything that can be checked: lint, then all tests
 
 test-fast: venv ## unit tests only, stops at the first failure
 	@$(PYTEST) tests/unit -x -q -n auto $(PYTEST_ARGS)
+
+test-locations: venv packages ## every test with a repository, on S3 and SFTP: an hour. LOCATION_KINDS='s3 sftp posix'
+	@LOCATION_KINDS='$(LOCATION_KINDS)' $(PYTEST) -n auto --dist loadscope $(LOCATION_TESTS) $(PYTEST_ARGS)
 
 benchmark: venv packages ## time and memory of backup and restore, beside pgBackRest: ten minutes, 20 GB of disk
 	@$(PYTHON) -m tests.benchmarks.heart $(BENCHMARK_ARGS)

@@ -30,7 +30,7 @@ from tests.lab.sshd import SshServer
 from tests.lab.stores import KINDS, Kind, Stores
 
 CHOSEN_KINDS = "LOCATION_KINDS"
-"""Environment variable: the kinds of locations that all tests with a repository run on; see tests/README.md."""
+"""Environment variable: the kinds of locations that all tests with a repository run on; see CONTRIBUTING.md."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

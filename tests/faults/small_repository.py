@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryobackup.config import Config, LocationConfig, RepositoryConfig
+from cryobackup.config import Config, RepositoryConfig
 from cryobackup.crypto import suite
 from cryobackup.postgres import page
 from cryobackup.postgres.lsn import format_lsn
@@ -25,6 +25,7 @@ from cryobackup.repository.repository import Repository, init
 from cryobackup.repository.session import BackupSession
 from cryobackup.retention_policy import Policy
 from cryobackup.storage.base import put
+from tests.lab.stores import DirectoryStore, StoredPath, Stores, store_config
 
 SYSTEM = 7000000000000000001
 SEGMENT_SIZE = 1 << 20
@@ -49,15 +50,29 @@ def wal_segment(lsn: int) -> bytes:
 
 
 class SmallRepository:
-    """``content``: for each backup, what each of its files holds."""
+    """``content``: for each backup, what each of its files holds. ``stores`` makes its locations; else directories."""
 
-    def __init__(self, directory: Path, locations: tuple[str, ...] = ("here",), *, not_required: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        locations: tuple[str, ...] = ("here",),
+        *,
+        not_required: str = "",
+        stores: Stores | None = None,
+    ) -> None:
         self.directory = directory
-        self.paths = {name: directory / name for name in locations}
+        made = {
+            name: stores.make(directory / name) if stores is not None else DirectoryStore(directory / name)
+            for name in locations
+        }
+        self.paths: dict[str, StoredPath] = {name: store.root for name, store in made.items()}
         self.config = Config(
             path=directory / "config.yml",
             repository=RepositoryConfig(
-                {n: LocationConfig(n, "posix", n != not_required, path) for n, path in self.paths.items()},
+                {
+                    name: store_config(store, directory, name, required=name != not_required)
+                    for name, store in made.items()
+                },
                 directory / "keys",
             ),
             retention=Policy({}),
@@ -192,9 +207,11 @@ def sample() -> dict[bytes, bytes]:
     }
 
 
-def two_backups(directory: Path, locations: tuple[str, ...] = ("here",)) -> SmallRepository:
+def two_backups(
+    directory: Path, locations: tuple[str, ...] = ("here",), stores: Stores | None = None
+) -> SmallRepository:
     """A full backup and an incremental on it, with the WAL of both."""
-    made = SmallRepository(directory, locations)
+    made = SmallRepository(directory, locations, stores=stores)
     files = sample()
     first, second = 2 * SEGMENT_SIZE + 40, 3 * SEGMENT_SIZE + 40
     made.push_wal(first)

@@ -26,6 +26,8 @@ from cryobackup.storage.posix import PosixLocation
 from cryobackup.verify.ladder import verify
 from cryobackup.verify.result import VerifyReport
 from cryobackup.verify.subjects import Which
+from tests.lab import Workspace
+from tests.lab.stores import StoredPath, away, replace
 
 from .small_repository import (
     BLOCK,
@@ -43,8 +45,8 @@ LEVELS = ("presence", "content")
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> SmallRepository:
-    return two_backups(tmp_path)
+def small(workspace: Workspace) -> SmallRepository:
+    return two_backups(workspace.directory("small"), stores=workspace.stores)
 
 
 def look(
@@ -55,40 +57,35 @@ def look(
     return report
 
 
-def of_kind(small: SmallRepository, kind: str, location: str = "here") -> list[Path]:
+def of_kind(small: SmallRepository, kind: str, location: str = "here") -> list[StoredPath]:
     """Objects, oldest first."""
     return sorted(path for path in (small.paths[location] / kind).rglob("*") if path.is_file())
 
 
-def replace(path: Path, content: bytes) -> None:
-    path.unlink()
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
+def truncate(path: StoredPath) -> None:
     replace(path, path.read_bytes()[:-2])
 
 
-def empty(path: Path) -> None:
+def empty(path: StoredPath) -> None:
     replace(path, b"")
 
 
-def append(path: Path) -> None:
+def append(path: StoredPath) -> None:
     replace(path, path.read_bytes() + b"\0")
 
 
-def remove(path: Path) -> None:
+def remove(path: StoredPath) -> None:
     path.unlink()
 
 
-def overwrite(path: Path) -> None:
+def overwrite(path: StoredPath) -> None:
     replace(path, os.urandom(path.stat().st_size))
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("harm", [truncate, empty, append, remove, overwrite])
 @pytest.mark.parametrize("kind", ["packs", "wal", "manifests"])
-def test_harm_to_an_object(small: SmallRepository, kind: str, harm: Callable[[Path], None], level: str) -> None:
+def test_harm_to_an_object(small: SmallRepository, kind: str, harm: Callable[[StoredPath], None], level: str) -> None:
     path = of_kind(small, kind)[0]
     name = str(path.relative_to(small.paths["here"]))
     harm(path)
@@ -111,6 +108,7 @@ def test_harm_to_an_object(small: SmallRepository, kind: str, harm: Callable[[Pa
     assert incremental.result == ("damaged" if kind == "packs" else "ok")
 
 
+@pytest.mark.every_location
 def test_which_files_are_lost(small: SmallRepository) -> None:
     """One frame is damaged: the files in it are named, for each backup those that it has."""
     path = of_kind(small, "packs")[0]
@@ -131,6 +129,7 @@ def test_which_files_are_lost(small: SmallRepository) -> None:
         assert findings[incremental].files == findings[full].files
 
 
+@pytest.mark.every_location
 def test_packs_that_were_swapped(small: SmallRepository) -> None:
     one, other = of_kind(small, "packs")
     first, second = one.read_bytes(), other.read_bytes()
@@ -208,11 +207,12 @@ def test_damaged_wal_behind_a_backup(small: SmallRepository) -> None:
     assert "no recovery gets past it" in finding.what
 
 
+@pytest.mark.every_location
 def test_objects_that_nobody_needs(small: SmallRepository) -> None:
     here = small.paths["here"]
     of_kind(small, "manifests")[1].unlink()
     orphan = of_kind(small, "packs")[1]
-    (here / "stray.txt").write_text("?")
+    replace(here / "stray.txt", b"?")
     report = look(small)
     assert report.exit_code == 0
     assert {(found.kind, found.object) for found in report.findings} == {
@@ -230,6 +230,7 @@ def test_a_damaged_note(small: SmallRepository) -> None:
     assert [found.object for found in report.findings] == [str(path.relative_to(small.paths["here"]))]
 
 
+@pytest.mark.every_location
 def test_results_are_recorded(small: SmallRepository) -> None:
     look(small, "presence")
     assert all(backup.verified is None for backup in Catalog.load(small.open()).backups)
@@ -244,8 +245,9 @@ def test_results_are_recorded(small: SmallRepository) -> None:
     assert results == ["ok", "damaged"]
 
 
+@pytest.mark.only_on("posix", "sftp")
 def test_a_result_that_cannot_be_recorded(small: SmallRepository) -> None:
-    (small.paths["here"] / "notes").touch()
+    replace(small.paths["here"] / "notes", b"")
     reporter = Silent()
     report = verify(small.config, reporter=reporter)
     assert report.exit_code == 0
@@ -303,7 +305,7 @@ def test_another_repository(small: SmallRepository, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [truncate, empty, remove])
 @pytest.mark.parametrize("name", ["repository.json", "keys/1.pub"])
-def test_what_describes_the_repository(small: SmallRepository, name: str, harm: Callable[[Path], None]) -> None:
+def test_what_describes_the_repository(small: SmallRepository, name: str, harm: Callable[[StoredPath], None]) -> None:
     harm(small.paths["here"] / name)
     report = look(small, "presence")
     assert report.exit_code == 4
@@ -315,10 +317,11 @@ def test_what_describes_the_repository(small: SmallRepository, name: str, harm: 
 
 
 @pytest.fixture
-def double(tmp_path: Path) -> SmallRepository:
-    return two_backups(tmp_path, ("one", "two"))
+def double(workspace: Workspace) -> SmallRepository:
+    return two_backups(workspace.directory("double"), ("one", "two"), workspace.stores)
 
 
+@pytest.mark.every_location
 def test_damage_in_one_of_two_locations(double: SmallRepository) -> None:
     path = of_kind(double, "packs", "two")[0]
     overwrite(path)
@@ -331,23 +334,24 @@ def test_damage_in_one_of_two_locations(double: SmallRepository) -> None:
     assert report.locations["two"].status == "damaged"
 
 
+@pytest.mark.every_location
 def test_a_location_that_is_down(double: SmallRepository) -> None:
-    double.paths["two"].rename(double.directory / "unplugged")
-    for level in LEVELS:
-        report = look(double, level)
-        assert report.result == "incomplete"
-        assert report.exit_code == 3
-        assert report.locations["two"].status == "lost"
-        assert report.backups[0].locations == {"one": "ok", "two": "lost"}
-    recorded = Catalog.load(double.open()).backups[0].verified
-    assert recorded is not None
-    assert recorded.data["locations"] == {"one": "ok"}
-    double.paths["one"].rename(double.directory / "unplugged too")
-    with pytest.raises(RepositoryError) as caught:
-        look(double)
-    assert caught.value.id == "location"
+    with away(double.paths["two"]):
+        for level in LEVELS:
+            report = look(double, level)
+            assert report.result == "incomplete"
+            assert report.exit_code == 3
+            assert report.locations["two"].status == "lost"
+            assert report.backups[0].locations == {"one": "ok", "two": "lost"}
+        recorded = Catalog.load(double.open()).backups[0].verified
+        assert recorded is not None
+        assert recorded.data["locations"] == {"one": "ok"}
+        with away(double.paths["one"]), pytest.raises(RepositoryError) as caught:
+            look(double)
+    assert caught.value.id.startswith("location")
 
 
+@pytest.mark.only_on("posix")
 def test_a_location_that_goes_down_meanwhile(double: SmallRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     original = PosixLocation.read
 
@@ -412,6 +416,7 @@ def test_a_newer_backup_that_cannot_be_read(small: SmallRepository) -> None:
     assert report.backups[0].result == "damaged"
 
 
+@pytest.mark.only_on("posix")
 def test_a_backup_that_is_deleted_meanwhile(small: SmallRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     """As prune does it: the manifest first, then its packs."""
     original = PosixLocation.list

@@ -35,6 +35,7 @@ from tests.lab import (
     sample_data,
 )
 from tests.lab.cluster import ServerFailed
+from tests.lab.stores import objects_below, replace
 
 KILLS = 20
 SEED = 20260714
@@ -70,10 +71,7 @@ class KillLab(RestoreLab):
 
     def objects(self) -> set[str]:
         """Everything in the location but what has no name yet."""
-        return {name for name in files_below(self.location) if not name.startswith(".tmp/")}
-
-    def temporary(self) -> list[Path]:
-        return sorted((self.location / ".tmp").iterdir())
+        return set(objects_below(self.location))
 
     def verified(self, level: str) -> None:
         """Every backup there is can be restored, as far as this level tells."""
@@ -98,16 +96,19 @@ class KillLab(RestoreLab):
 
     def swept_when_old(self) -> None:
         """What killed writers had not given a name yet goes with a prune, once it is surely nobody's."""
-        for path in [*self.temporary(), *self.empty()]:
+        if not isinstance(self.location, Path):
+            return  # nobody can make it old there
+        for path in [*(self.location / ".tmp").iterdir(), *empty(self.location)]:
             os.utime(path, times=(path.stat().st_atime - 2 * DAYS, path.stat().st_mtime - 2 * DAYS))
         self.prune()
-        assert self.temporary() == []
-        assert self.empty() == []
+        assert self.stores["local"].left_overs() == []
+        assert empty(self.location) == []
 
-    def empty(self) -> list[Path]:
-        """Directories that somebody made or emptied and did not come to fill or remove."""
-        found = [Path(path) for path, folders, files in os.walk(self.location) if not folders + files]
-        return [path for path in found if path.name != ".tmp"]
+
+def empty(location: Path) -> list[Path]:
+    """Directories that somebody made or emptied and did not come to fill or remove."""
+    found = [Path(path) for path, folders, files in os.walk(location) if not folders + files]
+    return [path for path in found if path.name != ".tmp"]
 
 
 def files_below(directory: Path) -> Iterator[str]:
@@ -203,12 +204,10 @@ def test_prune(kills: KillLab) -> None:
 
 def litter(kills: KillLab) -> None:
     """Packs as killed backups leave them: a prune has more to do, and takes longer to kill."""
-    pack = next(kills.location.glob("packs/*/*.pack"))
+    pack = next(iter(kills.location.glob("packs/*/*.pack"))).read_bytes()
     for number in range(8):
         place = kills.location / f"packs/20200101T000000Z-{kills.random.getrandbits(32):08x}"
-        place.mkdir(mode=0o700)
-        shutil.copyfile(pack, place / f"{number:06}.pack")
-        kills.workspace.account.own(place, recursive=True)
+        replace(place / f"{number:06}.pack", pack)
 
 
 def prune_instant(kills: KillLab, number: int) -> Instant:
@@ -216,7 +215,7 @@ def prune_instant(kills: KillLab, number: int) -> Instant:
         return Instant(kills.random.uniform(0.2, 0.6))
     if number % 4 == 1:
         marks = kills.location / "marks"
-        return Instant(kills.random.uniform(0, 0.03), lambda: marks.is_dir() and bool(os.listdir(marks)))
+        return Instant(kills.random.uniform(0, 0.03), lambda: marks.is_dir() and any(marks.iterdir()))
     # The first manifest, packs, WAL; the mark adds one.
     before, gone = len(kills.objects()), kills.random.randint(1, 10)
     return Instant(0, lambda: len(kills.objects()) <= before - gone)

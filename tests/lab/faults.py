@@ -10,15 +10,20 @@ import errno
 import os
 import random
 import signal
+import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .account import ServerAccount
 from .cleanup import unmount
+
+if TYPE_CHECKING:
+    from .stores import StoredPath
 
 
 @dataclass(frozen=True)
@@ -102,23 +107,33 @@ def _wait_for_instant(
         time.sleep(0.001)
 
 
-def flip_byte(path: Path, offset: int, mask: int = 0xFF) -> None:
-    """Invert the bits of ``mask`` in one byte of a file; a negative offset counts from the end.
+def flip_byte(path: StoredPath, offset: int, mask: int = 0xFF) -> None:
+    """Invert the bits of ``mask`` in one byte of a file or object; a negative offset counts from the end.
 
-    Applied twice, the file is as before (but for its times). Raises ValueError when there is no such byte.
+    Applied twice, it is as before (but for its times). Raises ValueError when there is no such byte.
     """
-    with open(path, "r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        position = offset if offset >= 0 else size + offset
-        if not 0 <= position < size:
-            raise ValueError(f"{path} has {size} bytes, none at {offset}")
-        file.seek(position)
-        old = file.read(1)[0]
-        file.seek(position)
-        file.write(bytes([old ^ mask]))
+    if not isinstance(path, Path):
+        data = bytearray(path.read_bytes())
+        data[offset] ^= mask
+        path.write_bytes(bytes(data))
+        return
+    mode = path.stat().st_mode
+    path.chmod(mode | stat.S_IWUSR)
+    try:
+        with open(path, "r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            position = offset if offset >= 0 else size + offset
+            if not 0 <= position < size:
+                raise ValueError(f"{path} has {size} bytes, none at {offset}")
+            file.seek(position)
+            old = file.read(1)[0]
+            file.seek(position)
+            file.write(bytes([old ^ mask]))
+    finally:
+        path.chmod(mode)
 
 
-def flip_bytes_sampled(path: Path, count: int, seed: int = 0) -> Iterator[int]:
+def flip_bytes_sampled(path: StoredPath, count: int, seed: int = 0) -> Iterator[int]:
     """Flip one byte after another, each undone before the next; yields the offset while it is flipped.
 
     Takes every byte of a file of at most ``count`` bytes, else the first and last 64 and a random choice.

@@ -10,9 +10,11 @@ behave alike as far as tests need.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fnmatch
 import json
 import os
+import shutil
 import stat
 import typing as t
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from .objects import Bucket, User
 from .sshd import SshServer
 
 if t.TYPE_CHECKING:
+    from cryobackup.config import LocationConfig
     from cryobackup.storage.base import Location
 
     from .ceph import Gateway
@@ -124,8 +127,8 @@ class ObjectPath:
     def touch(self) -> None:
         self.write_bytes(b"")
 
-    def unlink(self) -> None:
-        if not self.is_file():
+    def unlink(self, *, missing_ok: bool = False) -> None:
+        if not missing_ok and not self.is_file():
             raise FileNotFoundError(str(self))
         self.store.bucket.delete(self.key)
 
@@ -195,15 +198,14 @@ class DirectoryStore:
 
 
 class BucketStore:
-    """A bucket of the session's object store, that a user of its own may do everything in."""
+    """A bucket of the session's object store, of a user of its own."""
 
     kind: Kind = "s3"
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self.bucket: Bucket = gateway.make_bucket()
         self.user: User = gateway.user()
-        self.bucket.allow(self.user, ["s3:*"])
+        self.bucket: Bucket = gateway.make_bucket(owner=self.user)
 
     @property
     def root(self) -> ObjectPath:
@@ -255,15 +257,21 @@ class Stores:
 
 
 def open_store(store: Store, folder: Path, name: str = "place", **more: t.Any) -> Location:
-    """The engine's view of a store, by way of a configuration file that is written to ``folder``."""
-    from cryobackup.config import load_config
+    """The engine's view of a store."""
     from cryobackup.storage.open import open_location
+
+    return open_location(store_config(store, folder, name, **more))
+
+
+def store_config(store: Store, folder: Path, name: str, *, required: bool = True, **more: t.Any) -> LocationConfig:
+    """A store as the engine's configuration, by way of a file that is written to ``folder``."""
+    from cryobackup.config import load_config
 
     path = folder / f"{name}.yml"
     repository = {"locations": {name: store.settings(**more)}, "keys": str(folder / "keys")}
     path.write_text(json.dumps({"repository": repository}))
     path.chmod(0o600)
-    return open_location(load_config(path).repository.locations[name])
+    return dataclasses.replace(load_config(path).repository.locations[name], required=required)
 
 
 @contextlib.contextmanager
@@ -298,15 +306,38 @@ def _renamed(path: Path) -> Iterator[None]:
 
 
 def replace(path: StoredPath, data: bytes) -> None:
-    """Put other bytes in an object's place; owner and mode of a file stay."""
-    if isinstance(path, Path):
-        before = path.stat()
+    """Put bytes in an object's place, or where there was none; owner and mode of a file stay, or are as usual."""
+    if not isinstance(path, Path):
+        path.write_bytes(data)
+        return
+    mode = 0o400
+    if path.exists():
+        mode = stat.S_IMODE(path.stat().st_mode)
         path.unlink()
-        path.write_bytes(data)
-        os.chown(path, before.st_uid, before.st_gid)
-        path.chmod(stat.S_IMODE(before.st_mode))
+    _make_folder(path.parent)
+    path.write_bytes(data)
+    _give(path)
+    path.chmod(mode)
+
+
+def _make_folder(path: Path) -> None:
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(mode=0o700)
+        _give(path)
+
+
+def _give(path: Path) -> None:
+    above = path.parent.stat()
+    os.chown(path, above.st_uid, above.st_gid)
+
+
+def remove_all(path: StoredPath) -> None:
+    """Remove everything at and below a place."""
+    if isinstance(path, Path):
+        shutil.rmtree(path)
     else:
-        path.write_bytes(data)
+        path.remove_below()
 
 
 def objects_below(path: StoredPath) -> list[str]:

@@ -30,8 +30,8 @@ SOURCE = "main"
 class BackupLab:
     """A cluster, its configuration, its repository, and ``cryobackup`` run as the server's user.
 
-    ``locations``: names, and whether they are required. ``options``: more settings of the cluster in the
-    configuration.
+    ``locations``: names, and whether they are required; all are of the workspace's kind. ``options``: more settings
+    of the cluster in the configuration.
     """
 
     def __init__(
@@ -49,13 +49,12 @@ class BackupLab:
         self.runtime = runtime
         self.directory = workspace.directory("cryobackup")
         self.config_path = self.directory / "config.yml"
-        self.locations = {name: self.directory / name for name in locations or {"local": True}}
+        wanted = locations or {"local": True}
+        self.stores = {name: workspace.stores.make(self.directory / name) for name in wanted}
+        self.locations = {name: store.root for name, store in self.stores.items()}
         self.settings: dict[str, Any] = {
             "repository": {
-                "locations": {
-                    name: {"type": "posix", "path": str(self.locations[name]), "required": required}
-                    for name, required in (locations or {"local": True}).items()
-                },
+                "locations": {name: self.stores[name].settings(required=required) for name, required in wanted.items()},
                 "keys": str(self.directory / "keys"),
             },
             "clusters": {
@@ -137,7 +136,7 @@ class BackupLab:
 
     def _objects(self, directory: str, location: str | None) -> list[str]:
         path = self.locations[location or next(iter(self.locations))] / directory
-        return sorted(os.listdir(path)) if path.is_dir() else []
+        return sorted(each.name for each in path.iterdir()) if path.is_dir() else []
 
     def repository(self) -> Repository:
         return Repository.open(self.config().repository, need_identity=True)

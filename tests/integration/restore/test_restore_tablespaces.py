@@ -67,9 +67,7 @@ def test_under_a_storm_of_tablespaces(restores: RestoreLab) -> None:
         lab.archive_everything()
         oids = [
             str(space.oid)
-            for space in lab.manifest(
-                max(os.listdir(lab.locations["local"] / "manifests/main"))
-            ).header.postgres.tablespaces  # type: ignore[union-attr]
+            for space in lab.manifest(lab.manifests()[-1]).header.postgres.tablespaces  # type: ignore[union-attr]
         ]
         target = lab.place("copy")
         mapping = [word for oid in oids for word in ("--tablespace", f"{oid}={lab.place('space-' + oid)}")]

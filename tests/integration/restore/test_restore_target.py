@@ -97,6 +97,7 @@ def test_inside_the_living_data_directory(story: Story) -> None:
     assert not (living / "restored").exists()
 
 
+@pytest.mark.only_on("posix")
 @pytest.mark.parametrize("where", ["local", "local/restored", ".", "keys", "state/restored"])
 def test_at_inside_or_around_the_repository_and_the_keys(story: Story, where: str) -> None:
     target = (story.lab.directory / where).resolve()
@@ -108,6 +109,7 @@ def test_at_inside_or_around_the_repository_and_the_keys(story: Story, where: st
     assert not (story.lab.directory / "local/restored").exists()
 
 
+@pytest.mark.only_on("posix")
 def test_a_tablespace_in_the_repository_or_the_target(story: Story) -> None:
     target = story.lab.place("never")
     for new in (story.lab.locations["local"] / "space", target / "space", story.lab.cluster.data_dir / "space"):

@@ -18,6 +18,7 @@ from cryobackup.errors import ConfigError
 from cryobackup.postgres.sandbox import find_programs
 from tests.integration.backup.lab import SOURCE
 from tests.lab import Cluster, FullDisk, Installation, Workspace, sample_data
+from tests.lab.stores import away
 
 from .lab import HOLD, VerifyLab, by_name, detail, wait_for
 
@@ -214,6 +215,7 @@ def test_an_index_that_does_not_match_its_table(own: VerifyLab) -> None:
     assert "t_n" in detail(backup, "amcheck")
 
 
+@pytest.mark.every_location
 def test_missing_wal(own: VerifyLab) -> None:
     made = own.backup()
     (location,) = own.locations.values()
@@ -228,6 +230,7 @@ def test_missing_wal(own: VerifyLab) -> None:
     assert made["wal_start"] in detail(backup, "wal")
 
 
+@pytest.mark.every_location
 def test_a_missing_pack(own: VerifyLab) -> None:
     own.backup()
     (location,) = own.locations.values()
@@ -239,12 +242,13 @@ def test_a_missing_pack(own: VerifyLab) -> None:
     assert by_name(backup) == {"restore": False}
 
 
+@pytest.mark.every_location
 def test_one_of_two_locations_is_down(workspace: Workspace, runtime: Path, cluster: Cluster) -> None:
     """What the other one has is proven, and that something is missing from the proof is said."""
     own = VerifyLab(workspace, runtime, cluster, locations={"one": True, "two": False})
     own.backup()
-    own.locations["one"].rename(own.directory / "unplugged")
-    backup = own.rehearse(exit_code=3)
+    with away(own.locations["one"]):
+        backup = own.rehearse(exit_code=3)
     assert by_name(backup) == dict.fromkeys(ALL_CHECKS, True)
     assert backup["locations"] == {"one": "lost", "two": "ok"}
 

@@ -9,13 +9,16 @@ import contextlib
 import json
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryobackup.config import Config, load_config
+from cryobackup.storage.base import Location
+from cryobackup.storage.open import open_location
 from tests.lab import Cluster, Workspace
+from tests.lab.stores import DirectoryStore, Store, StoredPath, away
 
 DIRECTORY = "archive"
 
@@ -39,8 +42,8 @@ class FinishedWal:
 class WalLab:
     """The configuration, its locations, and ``cryobackup`` run on it as the server's user.
 
-    ``locations`` are names and whether they are required; their directories lie in the workspace, or where
-    ``paths`` says.
+    ``locations`` are names and whether they are required. They are of the workspace's kind, but for those whose
+    directories lie where ``paths`` says.
     """
 
     def __init__(
@@ -59,15 +62,14 @@ class WalLab:
         self.config_path = self.directory / "config.yml"
         self.keys = self.directory / "keys"
         self.state = self.directory / "state"
-        self.paths = {name: self.directory / f"repo-{name}" for name in locations or {"local": True}} | dict(
-            paths or {}
-        )
+        wanted = locations or {"local": True}
+        self.stores: dict[str, Store] = {
+            name: workspace.stores.make(self.directory / f"repo-{name}") for name in wanted if name not in (paths or {})
+        } | {name: DirectoryStore(path) for name, path in (paths or {}).items()}
+        self.paths: dict[str, StoredPath] = {name: store.root for name, store in self.stores.items()}
         self.settings: dict[str, Any] = {
             "repository": {
-                "locations": {
-                    name: {"type": "posix", "path": str(self.paths[name]), "required": required}
-                    for name, required in (locations or {"local": True}).items()
-                },
+                "locations": {name: self.stores[name].settings(required=required) for name, required in wanted.items()},
                 "keys": str(self.keys),
             },
             "clusters": {
@@ -88,6 +90,9 @@ class WalLab:
 
     def config(self) -> Config:
         return load_config(self.config_path)
+
+    def open_location(self, name: str) -> Location:
+        return open_location(self.config().repository.locations[name])
 
     def connect(self, name: str, cluster: Cluster) -> None:
         """Let ``check`` and the like find the server of a cluster."""
@@ -114,20 +119,15 @@ class WalLab:
     def archive_command(self) -> str:
         return f"{shlex.join([str(self.runtime), '--config', str(self.config_path)])} wal-push %p"
 
-    def object(self, system_identifier: str | int, name: str, location: str | None = None) -> Path:
-        """The file of an archived object."""
+    def object(self, system_identifier: str | int, name: str, location: str | None = None) -> StoredPath:
+        """Where an archived object is."""
         root = self.paths[location or next(iter(self.paths))]
         return root / "wal" / str(system_identifier) / name[:8] / name
 
-    def temporary_files(self, location: str | None = None) -> list[Path]:
-        return list((self.paths[location or next(iter(self.paths))] / ".tmp").iterdir())
+    def left_overs(self, location: str | None = None) -> list[str]:
+        """What writers began and did not finish."""
+        return self.stores[location or next(iter(self.stores))].left_overs()
 
-    @contextlib.contextmanager
-    def away(self, path: Path) -> Iterator[None]:
-        """While inside, a file or directory is not there."""
-        aside = path.with_name(path.name + ".away")
-        path.rename(aside)
-        try:
-            yield
-        finally:
-            aside.rename(path)
+    def away(self, path: StoredPath) -> contextlib.AbstractContextManager[None]:
+        """While inside, a location, a file or a directory is not there."""
+        return away(path)

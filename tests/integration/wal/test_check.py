@@ -176,6 +176,7 @@ def test_a_user_with_few_privileges(archiving: WalLab, cluster: Cluster) -> None
         archiving.connect("main", cluster)
 
 
+@pytest.mark.only_on("posix")
 def test_an_archive_that_keeps_something_else(archiving: WalLab, cluster: Cluster, workspace: Workspace) -> None:
     """Each segment is acknowledged, but a byte of it is another one when it gets there."""
     cluster.wait_archived(cluster.switch_wal())

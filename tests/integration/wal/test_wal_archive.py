@@ -26,6 +26,7 @@ from cryobackup.postgres.timeline import TimelineHistory
 from cryobackup.postgres.wal import WalKind, history_segment_names
 from cryobackup.repository.repository import Repository
 from tests.lab import Cluster, Installation, LiveWriter, Workspace, wait_until
+from tests.lab.stores import remove_all, replace
 
 from .lab import WalLab
 
@@ -252,6 +253,7 @@ def test_a_crash_of_everything_while_archiving_loses_nothing(
     assert index.of_kind(WalKind.SEGMENT)[-1].locations == ("near", "far")
 
 
+@pytest.mark.every_location
 def test_gaps_are_found_by_location(primary: Cluster, archive: WalLab) -> None:
     segments = [primary.switch_wal() for _unused in range(6)]
     primary.wait_archived(segments[-1])
@@ -286,8 +288,7 @@ def test_the_history_of_a_timeline_is_read_from_where_it_is_undamaged(
     primary.wait_archived(primary.switch_wal())
     identifier = int(primary.system_identifier)
     path = archive.object(identifier, "00000002.history", "near")
-    path.chmod(0o600)
-    path.write_bytes(path.read_bytes()[:-1])
+    replace(path, path.read_bytes()[:-1])
     history = read_history(open_repository(archive), identifier, 2)
     assert [parent.timeline for parent in history.parents] == [1]
 
@@ -318,6 +319,6 @@ def test_waiting_does_not_need_optional_locations(workspace: Workspace, runtime:
         primary.wait_archived(segment)
     waited = wait_for_wal(repository.locations, int(primary.system_identifier), [segment], timeout=0.1)
     assert waited.missing == {"far": (segment,)}
-    shutil.rmtree(archive.paths["near"])
+    remove_all(archive.paths["near"])
     with pytest.raises(WalNotArchived):
         wait_for_wal(repository.locations, int(primary.system_identifier), [segment], timeout=0)

@@ -15,6 +15,7 @@ from cryobackup.errors import CryoError
 from cryobackup.postgres.archive_get import deliver
 from cryobackup.repository.repository import Repository
 from tests.lab import Workspace, flip_byte, flip_bytes_sampled, run_and_kill
+from tests.lab.stores import replace
 
 from .lab import FinishedWal, WalLab
 
@@ -66,6 +67,7 @@ def test_what_is_surely_not_there_is_missing(
     assert list(destination.parent.iterdir()) == []
 
 
+@pytest.mark.every_location
 def test_a_location_that_is_gone_is_not_an_answer(filled: WalLab, finished: FinishedWal, destination: Path) -> None:
     for name in (finished.segments[0], "00000002.history"):
         with filled.away(filled.paths["local"]):
@@ -73,6 +75,7 @@ def test_a_location_that_is_gone_is_not_an_answer(filled: WalLab, finished: Fini
     assert list(destination.parent.iterdir()) == []
 
 
+@pytest.mark.only_on("posix", "sftp")
 def test_nor_is_the_empty_directory_of_a_disk_that_is_not_mounted(
     filled: WalLab, finished: FinishedWal, destination: Path
 ) -> None:
@@ -93,6 +96,7 @@ def test_nor_is_a_repository_without_any_wal_of_the_cluster(
         assert filled.get("00000002.history", destination, cwd=finished.data_dir) == UNKNOWN
 
 
+@pytest.mark.every_location
 def test_what_one_location_has_needs_no_other(both: WalLab, finished: FinishedWal, destination: Path) -> None:
     name = finished.segments[0]
     for place in ("near", "far"):
@@ -147,32 +151,28 @@ def test_no_flipped_byte_is_ever_delivered(filled: WalLab, finished: FinishedWal
     assert deliver(repository, finished.system_identifier, name, destination) is not None
 
 
+@pytest.mark.every_location
 def test_no_object_under_another_name_is_ever_delivered(
     filled: WalLab, finished: FinishedWal, destination: Path
 ) -> None:
     """Whoever writes the storage could answer with an older segment."""
     filled.push(finished.data_dir, finished.segments[1])
     one, other = (filled.object(finished.system_identifier, name) for name in finished.segments[:2])
-    other.unlink()
-    shutil.copy2(one, other)
-    filled.workspace.account.own(other)
+    replace(other, one.read_bytes())
     assert filled.get(finished.segments[1], destination, cwd=finished.data_dir) == UNKNOWN
-    elsewhere = filled.object(42, finished.segments[0])
-    elsewhere.parent.mkdir(parents=True)
-    shutil.copy2(one, elsewhere)
-    filled.workspace.account.own(filled.paths["local"], recursive=True)
+    replace(filled.object(42, finished.segments[0]), one.read_bytes())
     assert filled.get(finished.segments[0], destination, "--system-identifier", "42") == UNKNOWN
     assert list(destination.parent.iterdir()) == []
 
 
+@pytest.mark.every_location
 def test_cut_off_objects(filled: WalLab, finished: FinishedWal, destination: Path) -> None:
     name = finished.segments[0]
     path = filled.object(finished.system_identifier, name)
     whole = path.read_bytes()
     repository = Repository.open(filled.config().repository, need_identity=True)
     for length in (0, 7, 48, 1500, len(whole) // 2, len(whole) - 1):
-        path.unlink()
-        path.write_bytes(whole[:length])
+        replace(path, whole[:length])
         with pytest.raises(CryoError):
             deliver(repository, finished.system_identifier, name, destination)
     assert list(destination.parent.iterdir()) == []
@@ -240,6 +240,7 @@ def test_every_other_failure_is_unknown(filled: WalLab, finished: FinishedWal, d
         assert filled.get(name, destination, cwd=finished.data_dir) == UNKNOWN
 
 
+@pytest.mark.only_on("posix", "sftp")
 def test_keys_of_another_repository(
     filled: WalLab, finished: FinishedWal, workspace: Workspace, destination: Path
 ) -> None:
@@ -254,15 +255,14 @@ def test_keys_of_another_repository(
         shutil.rmtree(filled.keys)
 
 
+@pytest.mark.every_location
 def test_a_standby_may_wait_for_a_location(filled: WalLab, finished: FinishedWal, destination: Path) -> None:
     name = finished.segments[0]
-    aside = filled.paths["local"].with_name("aside")
-    filled.paths["local"].rename(aside)
     command = [filled.runtime, "--config", filled.config_path, "wal-get", name, destination, "--retry-for", "60"]
-    process = filled.workspace.popen(command, cwd=finished.data_dir)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(1)
-    aside.rename(filled.paths["local"])
+    with filled.away(filled.paths["local"]):
+        process = filled.workspace.popen(command, cwd=finished.data_dir)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
     assert process.wait(60) == DELIVERED
 
 

@@ -22,6 +22,7 @@ from ..repository.known import remember
 from ..repository.lease import boot_id
 from ..repository.repository import Repository
 from ..repository.session import BackupSession
+from .archive_outages import Outages
 from .archive_wait import WalWait, archived_here, wait_for_wal
 from .backup_header import Copied, new_header
 from .backup_mode import Stopped, start_backup, stop_backup
@@ -84,6 +85,9 @@ def take_backup(
         repository = Repository.open(config.repository)
         remember(config.state_directory, repository)
         require_locations(config, repository)
+        for location in repository.locations:
+            # It answers: WAL goes there again, too, or it would lack that of the backup.
+            Outages(config.state_directory).answered(location.name)
         with Connection(cluster.connection, application_name=f"cryobackup backup {cluster.name}") as connection:
             run = _Run(config, cluster, repository, connection, reporter, clock)
             return run.run(kind, label, fast_checkpoint=fast_checkpoint, space_check=space_check)
