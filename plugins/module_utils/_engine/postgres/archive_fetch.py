@@ -17,8 +17,9 @@ import threading
 import time
 import typing as t
 
-from ..errors import CryoError, KeyFileError, LocationError, ObjectMissing, RepositoryError, RestoreError
+from ..errors import CryoError, DamageError, KeyFileError, LocationError, ObjectMissing, RepositoryError, RestoreError
 from ..repository import names
+from ..repository.epochs import check_published
 from ..repository.repository import Repository, check_features, must_be_ours
 from ..storage.open import open_location
 from .archive_absence import doubt
@@ -222,11 +223,22 @@ class _Question:
             self.error = missing_module(self.place.name, error)
         except (RepositoryError, KeyFileError, RestoreError) as error:
             # Also what looks like another version or epoch: the byte that says so may be the damaged one.
-            self.error = error
+            self.error = self._rather(error)
             discard(self.temporary)
         finally:
             self._took = time.monotonic() - self._began
             self._queue.put(self)
+
+    def _rather(self, error: CryoError) -> CryoError:
+        """With a wrong key every object looks damaged: what the location has published tells."""
+        if isinstance(error, DamageError):
+            try:
+                check_published(self.place, self._keys)
+            except KeyFileError as wrong:
+                return wrong
+            except RepositoryError:
+                return error
+        return error
 
     def _fetch(self) -> int | None:
         try:
