@@ -146,7 +146,7 @@ def test_location_that_is_full(
     cluster.enable_archiving(backups.archive_command)
     sample_data(cluster, 8)
     disk.fill(leave_bytes=2 << 20)
-    backup = backups.backup(exit_code=3)
+    backup = backups.backup("full", "--no-space-check", exit_code=3)
     assert backup["status"] == "degraded"
     assert backup["locations"]["near"] == {"status": "ok"}
     assert backup["locations"]["far"]["error"]["id"] in ("location-full", "location")
@@ -174,7 +174,7 @@ def test_every_location_is_full(
     cluster.wait_archived(cluster.switch_wal())
     sample_data(cluster, 8)
     disk.fill(leave_bytes=1 << 20)
-    error = backups.refused(leases=1)
+    error = backups.refused("full", "--no-space-check", leases=1)
     assert error["id"] == "location-full"
     assert "Earlier backups are untouched" in error["hint"]
     disk.release()
