@@ -73,7 +73,7 @@ def storm(proxy: S3Proxy, probability: float, seed: int) -> Iterator[None]:
 OUTAGES: dict[str, tuple[faults.Fault, str | tuple[str, ...]]] = {
     "refused": (faults.Reset("before"), CONNECT),
     "black hole": (faults.Silence(), ()),
-    "slow down": (faults.SLOW_DOWN, ()),
+    "writes": (faults.SLOW_DOWN, WRITES),
 }
 
 
@@ -96,6 +96,19 @@ def test_the_database_does_not_notice_an_optional_cloud(beside: CloudLab, name: 
     beside.run("replicate", check=True)
     beside.only_the_cloud()
     beside.run("verify", "--all", "--level", "content", "--no-record", check=True)
+    beside.cloud_is_consistent()
+
+
+def test_wal_never_waits_long_for_an_optional_cloud(beside: CloudLab) -> None:
+    """Even where the location itself would wait for ten minutes."""
+    cloud = beside.settings["repository"]["locations"][CLOUD]
+    cloud["timeout"] = 600
+    beside.write_config()
+    with beside.proxy.fault(faults.Silence()) as rule:
+        for segment in beside.make_wal():
+            beside.cluster.wait_archived(segment)
+        assert beside.failures() == 0
+        assert rule.hits > 0
     beside.cloud_is_consistent()
 
 
@@ -147,7 +160,7 @@ def test_a_storm_is_weathered_and_restores(alone: CloudLab) -> None:
         prove_restore(alone.workspace, alone.place("restored"), golden=golden)
 
 
-@pytest.mark.parametrize("name", ["refused", "black hole"])
+@pytest.mark.parametrize("name", ["black hole", "writes"])
 def test_nothing_is_acknowledged_that_the_only_location_lacks(alone: CloudLab, name: str) -> None:
     fault, kinds = OUTAGES[name]
     kept = alone.backup()["backup_id"]
