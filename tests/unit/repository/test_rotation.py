@@ -199,6 +199,19 @@ def test_a_removed_recipient_put_back_by_the_storage_gets_no_new_epoch(keeper: K
     assert keeper.recovered(BOB).epochs("identity") == {1}
 
 
+def test_a_recipient_who_could_not_be_removed_everywhere(keeper: Keeper) -> None:
+    """A location that was away still has his wrap: he is left out by name, and for good."""
+    keeper.add(BOB)
+    (keeper.root / "two").rename(keeper.root / "away")
+    names, errors = remove_recipient(keeper.config, "bob")
+    assert (len(names), list(errors)) == (1, ["two"])
+    (keeper.root / "away").rename(keeper.root / "two")
+    assert keeper.states() == {"bob": ("current", (1,))}
+    keeper.rotate("bob")
+    keeper.rotate()
+    assert keeper.states() == {"bob": ("older", (1,))}
+
+
 def test_a_thief_of_a_writer_gets_no_new_epoch(keeper: Keeper) -> None:
     """Catalog keys, public keys, and the right to write to the storage: he names himself as a recipient."""
     keeper.add(ALICE)

@@ -141,11 +141,13 @@ def _remove(name: str, context: Context) -> Outcome:
 
     removed, errors = remove_recipient(context.config.repository, check_name(name))
     result = {"changed": bool(removed), "name": name, "removed": removed, "errors": failures(errors)}
+    # Where a wrap stays, the next rotation would take it for that of a recipient who is still one.
+    rotate = f"cryobackup key rotate --without {name}" if errors else "cryobackup key rotate"
     lines = [
-        f"recipient {name} is removed",
+        f"recipient {name} is removed" if not errors else f"recipient {name} is not removed everywhere",
         *failure_lines(errors),
         "The keys that were wrapped for that name may have been kept: backups of those epochs stay readable to it.",
-        "What is made from now on is closed to it after `cryobackup key rotate`: run it next, before anything else.",
+        f"What is made from now on is closed to it after `{rotate}`: run it next, before anything else.",
     ]
     return Outcome(result, exit_of(errors), text="\n".join(lines))
 
