@@ -11,6 +11,7 @@ import gc
 import hashlib
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -507,6 +508,44 @@ def test_durability_is_asked_for_in_the_right_order(
     assert told[at + 1 :] == ["fsync /packs/a"]
     made = told.index("mkdir /packs")
     assert told[made : made + 4] == ["mkdir /packs", "fsync ", "mkdir /packs/a", "fsync /packs"]
+
+
+def test_a_server_that_opens_no_directories(
+    place: SftpLocation, sftp_server: SshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the object is synced once more when it has its name, which takes the name along where that is possible."""
+    steps: list[str] = []
+    originals = {method: getattr(asyncssh.SFTPClient, method) for method in ("open", "link")}
+    sync = asyncssh.SFTPClientFile.fsync
+    root = sftp_server.root / "repository"
+    directories = {str(path) for path in (root, root / "packs", root / "packs/a")}
+
+    async def open_file(self: asyncssh.SFTPClient, path: str, *arguments: Any, **keywords: Any) -> object:
+        if path in directories:
+            raise asyncssh.SFTPFailure("is a directory")
+        return await originals["open"](self, path, *arguments, **keywords)
+
+    async def link(self: asyncssh.SFTPClient, *arguments: Any) -> None:
+        await originals["link"](self, *arguments)
+        steps.append("link")
+
+    async def fsync(self: asyncssh.SFTPClientFile) -> None:
+        await sync(self)
+        steps.append("fsync")
+
+    monkeypatch.setattr(asyncssh.SFTPClient, "open", open_file)
+    monkeypatch.setattr(asyncssh.SFTPClient, "link", link)
+    monkeypatch.setattr(asyncssh.SFTPClientFile, "fsync", fsync)
+    assert put(place, "packs/a/0", b"x") is True
+    assert steps == ["fsync", "link", "fsync"]
+    assert put(place, "packs/a/0", b"x") is False
+    place.delete("packs/a/0")
+    assert files(sftp_server) == []
+
+
+def test_nothing_is_imported_before_it_is_used() -> None:
+    code = "import sys, cryobackup.storage.sftp; sys.exit('asyncssh' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_thread_ends_with_the_location(sftp_server: SshServer) -> None:
