@@ -121,6 +121,14 @@ def test_many_false_backups_of_today_do_not_use_up_the_places() -> None:
     assert len(ids(result.keeps) & ids(false)) == 4
 
 
+def test_false_backups_dated_a_little_back_do_not_use_up_the_places_either() -> None:
+    """Too little to be called backdated, and before the newest verified one; but they came after it."""
+    good = [physical(hour, hour * DAY / 24, verified=hour == 6) for hour in range(6, 12)]
+    false = [physical(100 + n, 7 * DAY / 24 + n * DAY / 9000, stored_at=NOW - DAY / 24) for n in range(20)]
+    result = plan([*good, *false], rule(keep_last=4), NOW)
+    assert ids(result.keeps) & ids(good) == {"006", "007", "008", "009"}
+
+
 def test_a_verified_backup_stays_beside_a_newer_one_of_its_day() -> None:
     verified = physical(1, 3 * DAY, verified=True)
     later = physical(2, 3 * DAY - DAY / 12)
