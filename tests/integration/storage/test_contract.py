@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import signal
@@ -193,18 +194,18 @@ def test_one_of_many_writers_wins(opened: Callable[[], Location], place: Locatio
     for number in range(ROUNDS):
         key = f"manifests/main/{number}"
         made: list[int] = []
-
-        def write(writer: int, key: str = key, made: list[int] = made) -> None:
-            content = b"all the same" if same else b"%d" % writer
-            if put(places[writer], key, content):
-                made.append(writer)
-
-        outcomes = at_once(WRITERS, write)
+        outcomes = at_once(WRITERS, functools.partial(_write, places, key, made, same=same))
         assert len(made) == 1
         lost = [outcome for outcome in outcomes if outcome is not None]
         assert len(lost) == (0 if same else WRITERS - 1)
         assert all(isinstance(outcome, ObjectConflict) for outcome in lost), lost
         assert place.read(key) == (b"all the same" if same else b"%d" % made[0])
+
+
+def _write(places: list[Location], key: str, made: list[int], writer: int, *, same: bool) -> None:
+    content = b"all the same" if same else b"%d" % writer
+    if put(places[writer], key, content):
+        made.append(writer)
 
 
 def test_one_of_many_writers_of_one_process_wins(place: Location) -> None:

@@ -85,13 +85,12 @@ def _s3(section: Section) -> S3Options:
         profile=section.optional_text("profile"),
         role_arn=section.optional_text("role_arn"),
         web_identity_token_file=section.optional_path("web_identity_token_file"),
-        addressing=t.cast("Addressing | None", section.choice("addressing", ("auto", "path", "virtual"))) or "auto",
+        addressing=t.cast(Addressing | None, section.choice("addressing", ("auto", "path", "virtual"))) or "auto",
         ca_file=section.optional_path("ca_file"),
         proxy=_url(section, "proxy"),
         encryption=_encryption(section.section("encryption")),
         storage_class=_storage_class(section),
-        create_only=t.cast("CreateOnly | None", section.choice("create_only", ("conditional", "check")))
-        or "conditional",
+        create_only=t.cast(CreateOnly | None, section.choice("create_only", ("conditional", "check"))) or "conditional",
         object_lock=_object_lock(section.section("object_lock")),
         timeout=section.seconds("timeout", default=60.0, at_least=_MIN_TIMEOUT),
         attempts=section.integer("attempts", default=6, at_least=1, at_most=50),
@@ -148,7 +147,7 @@ def _encryption(section: Section | None) -> Encryption | None:
 def _object_lock(section: Section | None) -> ObjectLock | None:
     if section is None:
         return None
-    mode = t.cast("LockMode | None", section.choice("mode", ("governance", "compliance"), required=True))
+    mode = t.cast(LockMode | None, section.choice("mode", ("governance", "compliance"), required=True))
     retain = timedelta(days=30)
     text = section.text("retain")
     try:

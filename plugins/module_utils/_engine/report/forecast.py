@@ -29,8 +29,9 @@ NEWEST_BACKUPS: t.Final = 8
 """So many tell how often backups of a kind come and how large they are."""
 HORIZON: t.Final = timedelta(days=730)
 _DAY: t.Final = timedelta(days=1)
-_STRIDES: t.Final = ((21 * _DAY, _DAY), (200 * _DAY, 7 * _DAY), (timedelta(days=10_000), 28 * _DAY))
-"""Up to when it is looked how often."""
+_STRIDES: t.Final = ((21 * _DAY, _DAY), (200 * _DAY, 7 * _DAY))
+_LONGEST_STRIDE: t.Final = 28 * _DAY
+"""Up to when it is looked how often, and how often after that."""
 _OFTENEST: t.Final = timedelta(minutes=15)
 _MOST_BACKUPS: t.Final = 3000
 """Where rules keep more, it is not looked ahead any farther: planning takes its time."""
@@ -159,13 +160,20 @@ def _interval(times: Sequence[datetime], now: datetime) -> timedelta:
     return max(statistics.median_low(gaps), _OFTENEST)
 
 
+def _stride(ahead: timedelta) -> timedelta:
+    for until, stride in _STRIDES:
+        if ahead < until:
+            return stride
+    return _LONGEST_STRIDE
+
+
 def play(past: Iterable[Past], rhythm: Sequence[Series], policy: retention.Policy, now: datetime) -> Iterator[Step]:
     """The future in steps, of a day at first and later of a week and more, to the horizon; ``now`` is the first."""
     stage = _Stage(past, rhythm, policy, now)
     at = now
     while at <= now + HORIZON and (at == now or stage.size <= _MOST_BACKUPS):
         yield stage.step(at)
-        before, at = at, at + next(stride for until, stride in _STRIDES if at < now + until)
+        before, at = at, at + _stride(at - now)
         # What went in between is gone, and must not be counted with what goes now.
         if at - policy.grace - _DAY > before:
             stage.step(at - policy.grace - _DAY)
