@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import email.utils
 import http.server
+import itertools
 import socket
 import threading
 import time
@@ -64,6 +65,7 @@ class Double:
         self.objects: dict[str, Stored] = {}
         self.uploads: dict[str, tuple[str, dict[str, str], dict[int, bytes]]] = {}
         self.faults: list[Fault] = []
+        self.numbers = itertools.count()  # never used twice: an upload that is over stays over
         self.seen: list[Seen] = []
         self.conditional = True
         self.checksums = True
@@ -226,7 +228,7 @@ class _Actions:
     def create_upload(self, seen: Seen) -> Answer:
         if not self.double.checksums and any("checksum" in name for name in seen.headers):
             return self._refuse_checksums()
-        upload = f"upload{len(self.double.uploads)}"
+        upload = f"upload-{next(self.double.numbers)}"
         self.double.uploads[upload] = seen.key, seen.headers, {}
         return 200, f"<R><UploadId>{upload}</UploadId></R>".encode(), {}
 
