@@ -145,6 +145,7 @@ def test_a_reader_of_the_new_epoch_hears_what_it_lacks_before_anything_happens(r
 
 def test_a_verification_that_lacks_an_identity_calls_nothing_damaged(rotated: Rotated) -> None:
     host = rotated.reader_of("reader-verify", 2)
+    before = {backup["backup_id"]: backup["verified"] for backup in host.json("list")["backups"]}
     result = host.json("verify", "--all", "--level", "content", exit_code=3)
     assert result["result"] == "incomplete"
     results = {backup["backup_id"]: backup["result"] for backup in result["backups"]}
@@ -152,7 +153,8 @@ def test_a_verification_that_lacks_an_identity_calls_nothing_damaged(rotated: Ro
     assert results[rotated.third] == "ok"
     assert "epoch 1" in json.dumps(result)
     verified = {backup["backup_id"]: backup["verified"] for backup in host.json("list")["backups"]}
-    assert verified[rotated.first] is None, "what could not be looked at has not failed"
+    assert verified[rotated.first] == before[rotated.first], "what could not be looked at has not failed"
+    assert verified[rotated.third] != before[rotated.third]
     assert verified[rotated.third]["result"] == "ok"
 
 
