@@ -49,6 +49,9 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
             )
     made = init(config.repository, context.now(), new=args.new, state_directory=config.state_directory)
     where = {name: {"created": created, "where": _where(config, name)} for name, created in made.locations.items()}
+    for name, warnings in made.warnings.items():
+        for warning in warnings:
+            context.reporter.warn(f"location {name}: {warning}")
     result = {
         "changed": made.keys_created or any(made.locations.values()),
         "repository_id": made.repository_id,

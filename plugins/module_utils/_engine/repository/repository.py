@@ -104,6 +104,7 @@ class InitResult:
     repository_id: str
     keys_created: bool
     locations: dict[str, bool]  # name → whether it was created now
+    warnings: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # of the trials of new ones
 
 
 def init(
@@ -149,9 +150,10 @@ def init(
         write_keys(config.keys, new_keys(os.urandom(16).hex()))
     keys = KeyRing.load(config.keys)
     published = {location.name: _check(location, keys) for location in locations if present[location.name]}
+    warnings: dict[str, list[str]] = {}
     for location in locations:
         if not present[location.name]:
-            try_location(location, names.new_id(now, os.urandom(4)))
+            warnings[location.name] = try_location(location, names.new_id(now, os.urandom(4)))
             for epoch in at_hand(keys):
                 publish(location, keys, epoch)
             put(location, names.REPOSITORY_JSON, _new_description(keys.repository_id, now))
@@ -161,7 +163,8 @@ def init(
     spread(locations)
     if state_directory is not None:
         remember(state_directory, repository)
-    return InitResult(keys.repository_id, not have_keys, {name: not there for name, there in present.items()})
+    created = {name: not there for name, there in present.items()}
+    return InitResult(keys.repository_id, not have_keys, created, warnings)
 
 
 def _look_for_it(locations: t.Sequence[Location]) -> tuple[dict[str, bool], dict[str, LocationError]]:
