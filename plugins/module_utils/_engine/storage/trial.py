@@ -57,7 +57,7 @@ def try_location(location: Location, identifier: str) -> list[str]:
 
 def _try_way(location: Location, key: str, way: t.Callable[[str], ObjectWriter]) -> bool:
     """Whether more than one writer won."""
-    contents = winners(location, key, way) if _is_atomic(location) else [_create_one(key, way)]
+    contents = winners(key, way) if _is_atomic(location) else [_create_one(key, way)]
     if not 1 <= len(contents) <= TOLERATED_WINNERS:
         raise _not_one(location, contents)
     content = location.read(key)
@@ -83,13 +83,13 @@ def race(location: Location, key: str, way: t.Callable[[str], ObjectWriter]) -> 
 
     Raises LocationError: ``location-unfit`` when there was more than one winner, or none.
     """
-    found = winners(location, key, way)
+    found = winners(key, way)
     if len(found) != 1:
         raise _not_one(location, found)
     return found[0]
 
 
-def winners(location: Location, key: str, way: t.Callable[[str], ObjectWriter]) -> list[bytes]:
+def winners(key: str, way: t.Callable[[str], ObjectWriter]) -> list[bytes]:
     """What those writers wrote who were told that they won."""
     contents = [os.urandom(_BYTES) for _unused in range(RACERS)]
     won: list[bytes] = []
