@@ -15,6 +15,7 @@ import pytest
 from .test_protocol_machine import CALM, PATHS, Happening, Protocol, Trouble
 
 CALLS = 30  # more than any action makes on one backup of this size
+MORE_CALLS = 60  # more than a prune makes that deletes
 
 
 def happening(name: str, *, which: int = 0, flag: bool = False, hours: int = 0) -> Happening:
@@ -27,6 +28,7 @@ CHILD_OF_OLDEST = happening("begin", which=1)
 WRITE, COMMIT = happening("write"), happening("commit")
 PRUNE_NOW, MARK, FINISH = happening("prune", flag=True), happening("prune"), happening("prune", hours=2)
 SLEEP_AND_PRUNE = happening("prune", flag=True, hours=24 * 8)
+PRUNE_AGAIN = MARK  # what was due a moment ago still is
 
 
 @pytest.fixture
@@ -90,6 +92,24 @@ def test_a_backup_comes_in_the_middle_of_a_prune(
     for step in before:
         protocol.do(step, CALM)
     protocol.do(prune, Trouble(pause=call, meanwhile=meanwhile))
+    check(protocol)
+    for step in (WRITE, COMMIT, FINISH, PRUNE_NOW):
+        protocol.do(step, CALM)
+        check(protocol)
+
+
+# Another prune finishes the mark as well, but keeps what a backup's lease holds; the backup ends.
+OVERTAKEN = (CHILD_OF_OLDEST, PRUNE_AGAIN, WRITE, COMMIT)
+
+
+@pytest.mark.parametrize("meanwhile", STEPS.values(), ids=STEPS.keys())
+@pytest.mark.parametrize("call", range(1, MORE_CALLS))
+def test_a_backup_begins_while_one_of_two_prunes_is_slow(
+    protocol: Protocol, call: int, meanwhile: tuple[Happening, ...]
+) -> None:
+    """The slow one may have looked before any lease was there: what it deletes then stands in no mark any more."""
+    protocol.do(MARK, CALM)
+    protocol.do(FINISH, Trouble(pause=call, meanwhile=(*OVERTAKEN, *meanwhile)))
     check(protocol)
     for step in (WRITE, COMMIT, FINISH, PRUNE_NOW):
         protocol.do(step, CALM)

@@ -195,7 +195,8 @@ class Protocol(RuleBasedStateMachine):
         self.starting.append(run)
         self.prepare(machine, trouble)
         try:
-            session.__enter__()
+            with mock.patch("cryobackup.repository.session.PRUNE_PATIENCE_SECONDS", 0):
+                session.__enter__()
         except Crash:
             return
         except LocationError:

@@ -31,6 +31,7 @@ from cryobackup.repository.keepers import (
     list_recipients,
     remove_recipient,
 )
+from cryobackup.repository.lease import pruning
 from cryobackup.repository.model import Mark
 from cryobackup.repository.recovery import recover
 from cryobackup.repository.repository import Repository, init
@@ -385,6 +386,26 @@ def test_hosts_with_newer_keys_do_not_hinder_one_with_old_keys(keeper: Keeper) -
             assert session.parent is None
             assert "cannot be read with the keys here" in str(session.parent_refused)
             assert len(keeper.objects("leases/main")) == 2
+
+
+def test_only_prunes_with_newer_keys_hinder_one_with_old_keys(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease of theirs for a backup says nothing about the parent; one that may announce a deletion does."""
+    monkeypatch.setattr("cryobackup.repository.session.PRUNE_PATIENCE_SECONDS", 0)
+    old = dataclasses.replace(keeper.config, keys=keeper.root / "old")
+    write_keys(old.keys, writer_keys(keeper.ring()))
+    first = back_up(Repository.open(old), keeper)
+    keeper.rotate()
+    repository = Repository.open(keeper.config)
+
+    def refusal() -> str | None:
+        other = Repository.open(old)
+        with BackupSession(other, source="main", parent=first, now=keeper.now(), spool=keeper.root) as session:
+            return session.parent_refused
+
+    with BackupSession(repository, source="main", parent=None, now=keeper.now(), spool=keeper.root):
+        assert refusal() is None
+        with pruning(repository.keys, repository.locations[0]):
+            assert "cannot be read with the keys here" in str(refusal())
 
 
 def back_up(repository: Repository, keeper: Keeper) -> BackupRecord:

@@ -119,7 +119,7 @@ def lease_held(keys: KeyRing, location: Location, lease: Lease) -> t.Iterator[st
 
 @contextlib.contextmanager
 def pruning(keys: KeyRing, location: Location) -> t.Iterator[str]:
-    """Announce that objects are being deleted: who brings back what a mark names waits until it is over (section 9).
+    """Announce that objects are being deleted: backups and replications wait until it is over (section 9).
 
     Gives the name of the announcement.
     """
@@ -133,10 +133,11 @@ def prunes_under_way(keys: KeyRing, location: Location) -> list[Lease]:
     """Announcements of prunes that may be deleting in the location right now.
 
     One of another host counts as long as it is there: clocks must not decide here.
+    Raises UnknownEpoch when one cannot be read with the keys here; leases of other kinds are not read.
     """
     return [
         lease
-        for _info, lease in read_leases(keys, location)
+        for _info, lease in _read(keys, location, f"leases/{PRUNE_SOURCE}/", container.LEASE, Lease)
         if lease.purpose == PRUNING and _runs_here(lease) is not False
     ]
 

@@ -13,6 +13,7 @@ import dataclasses
 import datetime as dt
 import os
 import pathlib
+import time
 import types
 import typing as t
 
@@ -23,11 +24,15 @@ from . import extents as xt
 from . import names
 from .catalog import BackupRecord
 from .epochs import publish_missing
-from .lease import encode_lease, is_dead, mark_hits, new_lease, read_leases, read_marks
+from .lease import encode_lease, is_dead, mark_hits, new_lease, prunes_under_way, read_leases, read_marks
 from .manifest import Manifest, ManifestWriter, open_manifest
 from .model import BackupHeader, Entry, ForeignPackRow, PackRow, pack_names
 from .packs import PackSet
 from .repository import Repository
+
+PRUNE_PATIENCE_SECONDS = 30.0
+"""How long a backup waits for a prune that is deleting; a backup without parent is better than a late one."""
+_PAUSE_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class BackupSession:
     """Use as a context manager; without ``commit`` nothing becomes visible.
 
     ``parent``: the backup whose packs may be referred to. It is None after entering when no parent
-    was given or when a mark names it; ``parent_refused`` then says why.
+    was given or when it may be deleted; ``parent_refused`` then says why.
     """
 
     def __init__(
@@ -69,7 +74,10 @@ class BackupSession:
         self._live: dict[int, int] = {}
 
     def __enter__(self) -> t.Self:
-        """Steps 2 and 3. Raises LocationError when no location takes the lease, or what ``Spool`` raises."""
+        """Steps 2 and 3; waits up to ``PRUNE_PATIENCE_SECONDS`` where a prune deletes.
+
+        Raises LocationError when no location takes the lease, or what ``Spool`` raises.
+        """
         self.repository.require("write")
         publish_missing(self.repository)
         with contextlib.ExitStack() as undo:
@@ -114,19 +122,45 @@ class BackupSession:
                     location.delete(info.key)
 
     def _parent_problem(self, parent: BackupRecord) -> str | None:
+        """Step 3. The order is part of the proof in section 9: own lease, announcements, marks, manifest."""
         missing = [location.name for location in self.fanout.healthy if location.name not in parent.locations]
         if missing:
             return f"backup {parent.id} is not in location {', '.join(missing)}"
         try:
+            if (deleting := self._wait_for_prunes()) is not None:
+                return deleting
             if self._marked(parent.header):
                 return f"backup {parent.id} is about to be deleted"
         except UnknownEpoch:
             return f"what is about to be deleted cannot be read with the keys here, perhaps backup {parent.id}"
-        # Asked after the marks: a mark that was finished before we looked has taken the manifest with it.
+        # Asked last: a prune or a mark that was over before we looked has taken the manifest with it.
         name = names.manifest(parent.source, parent.id)
         gone: list[bool] = []
         self.fanout.each(lambda location: gone.append(location.stat(name) is None))
         return f"backup {parent.id} was deleted" if any(gone) else None
+
+    def _wait_for_prunes(self) -> str | None:
+        """Who still deletes when the patience is over.
+
+        A prune that looked at the leases before ours was there may delete what stands in no mark any more.
+        """
+        began = time.monotonic()
+        while prunes := self._prunes():
+            if time.monotonic() - began >= PRUNE_PATIENCE_SECONDS:
+                where, host = min(prunes)
+                return f"a prune of host {host} deletes in location {where} right now"
+            time.sleep(_PAUSE_SECONDS)
+        return None
+
+    def _prunes(self) -> list[tuple[str, str]]:
+        """(location, host) of each prune under way."""
+        found: list[tuple[str, str]] = []
+        self.fanout.each(
+            lambda location: found.extend(
+                (location.name, prune.host) for prune in prunes_under_way(self.repository.keys, location)
+            )
+        )
+        return found
 
     def _marked(self, header: BackupHeader) -> bool:
         hits: list[bool] = []
