@@ -33,7 +33,7 @@ def parent(made: SmallRepository) -> BackupRecord:
 def announced(made: SmallRepository, **changes):
     """A prune under way in the second location."""
     repository = made.open()
-    there = next(place for place in repository.locations if place.name == "there")
+    [there] = [place for place in repository.locations if place.name == "there"]
     lease = new_lease("prune", names.new_id(START, b"abcd"), None, START, purpose=PRUNING)
     with lease_held(repository.keys, there, dataclasses.replace(lease, **changes)):
         yield
