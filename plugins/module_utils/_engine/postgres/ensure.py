@@ -137,17 +137,24 @@ def _recent(
     """The newest backup that will do.
 
     It must be of the cluster that is there now, complete in every required location that answers, and not found damaged
-    since. A location that does not answer, or lags behind, makes it ``degraded``: another backup would be no better.
+    since. One that is in all locations comes first. A location that does not answer, or lags behind, makes it
+    ``degraded``: another backup would be no better.
     """
     repository = Repository.open(config.repository)
     catalog = Catalog.load(repository, cluster.name)
     identifier = str(read_control(cluster.data_directory / CONTROL_FILE).system_identifier)
     kinds = {model.FULL} if kind == model.FULL else set(model.PHYSICAL)
     answering = {location.name for location in repository.locations}
-    needed = {location.name for location in repository.locations if location.required} or answering
-    for record in reversed(catalog.backups):
-        young = dt.timedelta() <= now - record.finished <= max_age
-        if young and record.header.kind in kinds and needed <= {*record.locations} and _is_sound(record, identifier):
+    required = {location.name for location in repository.locations if location.required} or answering
+    good = [
+        record
+        for record in reversed(catalog.backups)
+        if dt.timedelta() <= now - record.finished <= max_age
+        and record.header.kind in kinds
+        and _is_sound(record, identifier)
+    ]
+    for needed in (answering, required):
+        for record in (record for record in good if needed <= {*record.locations}):
             locations: dict[str, CryoError | None] = {
                 name: None if name in record.locations else repository.lost.get(name) or lags(name, record.id)
                 for name in config.repository.locations
