@@ -14,12 +14,14 @@ import pytest
 from cryobackup.events import Silent
 from cryobackup.postgres.backup import take_backup
 from cryobackup.postgres.restore import RestoreRequest, restore_cluster
+from cryobackup.repository import names
 from cryobackup.repository import packs as packs_module
 from cryobackup.storage import open as storage_open
+from cryobackup.storage.open import open_location
 from cryobackup.storage.posix import PosixLocation
 from cryobackup.storage.s3.location import S3Location
 from tests.integration.backup.lab import SOURCE
-from tests.lab import Cluster, LiveWriter, Workspace, prove_restore, sample_data
+from tests.lab import Cluster, LiveWriter, Workspace, prove_restore, sample_data, wait_until
 from tests.lab.moto import MotoServer
 
 from .lab import RestoreLab
@@ -187,7 +189,30 @@ def test_an_object_store_that_is_killed_in_the_middle_of_a_backup(
         writer.wait_rows(writer.count + 50)
     lab.archive_everything()
     target = lab.place("restored")
+    lab.restore(target, "--without", "cloud")
+    prove_restore(lab.workspace, target, rows=writer.expect_all())
+
+
+def test_recovery_waits_for_what_only_the_bucket_has(clouded: RestoreLab) -> None:
+    """The directory was down when the host died: the newest rows are in the optional bucket alone."""
+    lab = clouded
+    near = lab.locations["near"]
+    with LiveWriter(lab.cluster) as writer:
+        writer.wait_rows(50)
+        lab.backup()
+        lab.archive_everything()
+        writer.wait_rows(writer.count + 20)
+        near.rename(near.with_name("away"))
+        writer.wait_rows(writer.count + 50)
+        writer.stop()
+    last = lab.cluster.switch_wal()
+    cloud = open_location(lab.config().repository.locations["cloud"])
+    wait_until(lambda: cloud.stat(names.wal(int(lab.cluster.system_identifier), last)) is not None)
+    lab.cluster.kill()
+    near.with_name("away").rename(near)
+    target = lab.place("restored")
     lab.restore(target)
+    assert "--required-suffice" not in (target / "postgresql.auto.conf").read_text()
     prove_restore(lab.workspace, target, rows=writer.expect_all())
 
 

@@ -107,13 +107,15 @@ def test_recovery_goes_on_without_a_black_hole(
     asked = black_hole.connections
     destination = workspace.directory("destination") / "RECOVERYXLOG"
     assert sinking.get(name, destination, cwd=finished.data_dir) == DELIVERED
-    code, result = sinking.json("wal-get", following, destination, cwd=finished.data_dir)
+    wanted = ["wal-get", following, destination, "--required-suffice"]
+    code, result = sinking.json(*wanted, cwd=finished.data_dir)
     assert (code, result["found"]) == (MISSING, False)
     assert "cloud" in result["warnings"][0]
     assert black_hole.connections == asked
     # Where the pushes of the past are not known, it is asked, and given up on.
     (sinking.state / "outages" / "cloud.json").unlink()
-    assert sinking.get("00000002.history", destination, cwd=finished.data_dir) == MISSING
+    wanted = ["wal-get", "00000002.history", destination, "--required-suffice"]
+    assert sinking.json(*wanted, cwd=finished.data_dir)[0] == MISSING
     assert black_hole.connections > asked
     assert [file.name for file in destination.parent.iterdir()] == [destination.name]
 
@@ -155,17 +157,41 @@ def test_an_optional_location_gets_what_a_required_one_cannot_take(twofold: WalL
     assert twofold.object(finished.system_identifier, name, "far").exists()
 
 
-class TestAbsence:
-    """Which absence the required locations can vouch for. Each time the optional one does not answer."""
+@pytest.fixture
+def destination(workspace: Workspace) -> Path:
+    return workspace.directory("destination") / "RECOVERYXLOG"
 
-    @pytest.fixture
-    def destination(self, workspace: Workspace) -> Path:
-        return workspace.directory("destination") / "RECOVERYXLOG"
+
+def test_an_optional_location_that_is_away_may_have_more_than_the_required_one(
+    twofold: WalLab, finished: FinishedWal, destination: Path
+) -> None:
+    """The required location was down when the host died, and is back: what came last is in the optional one only."""
+    first, last, _unused = finished.segments[:3]
+    twofold.push(finished.data_dir, first)
+    with twofold.away(twofold.paths["near"]):
+        assert twofold.json("wal-push", f"pg_wal/{last}", cwd=finished.data_dir)[0] == 1
+    with twofold.away(twofold.paths["far"]):
+        code, result = twofold.json("wal-get", last, destination, cwd=finished.data_dir)
+        assert (code, result["error"]["id"]) == (UNKNOWN, "location")
+        assert "--without far" in result["error"]["hint"]
+        assert twofold.json("wal-get", "00000002.history", destination, cwd=finished.data_dir)[0] == UNKNOWN
+        # A standby is not promoted by the end of the archive: it asks again.
+        (finished.data_dir / "standby.signal").touch()
+        try:
+            assert twofold.json("wal-get", last, destination, cwd=finished.data_dir)[0] == MISSING
+        finally:
+            (finished.data_dir / "standby.signal").unlink()
+    assert twofold.json("wal-get", last, destination, cwd=finished.data_dir)[0] == 0
+
+
+class TestAbsence:
+    """Which absence the required locations can vouch for, where that is enough. The optional one never answers."""
 
     def get(self, twofold: WalLab, finished: FinishedWal, destination: Path, name: str) -> tuple[int, str]:
         """Exit code, and what is said about it."""
         with twofold.away(twofold.paths["far"]):
-            code, result = twofold.json("wal-get", name, destination, cwd=finished.data_dir)
+            words = ["wal-get", name, destination, "--required-suffice"]
+            code, result = twofold.json(*words, cwd=finished.data_dir)
         return code, json.dumps(result.get("warnings") or result.get("error"))
 
     def test_the_end_of_the_archive(self, twofold: WalLab, finished: FinishedWal, destination: Path) -> None:
@@ -236,7 +262,7 @@ class TestAbsence:
     ) -> None:
         twofold.push(finished.data_dir, finished.segments[0])
         with twofold.away(twofold.paths["far"]):
-            words = ["wal-get", finished.segments[1], destination, "--without", "near"]
+            words = ["wal-get", finished.segments[1], destination, "--required-suffice", "--without", "near"]
             assert twofold.json(*words, cwd=finished.data_dir)[0] == UNKNOWN
 
 
@@ -256,7 +282,7 @@ def test_recovery_to_the_end_with_the_optional_location_down(workspace: Workspac
     primary.wait_archived(primary.switch_wal())
     primary.stop()
     archive.paths["far"].rename(archive.paths["far"].with_name("gone"))
-    fetch = archive.archive_command.replace("wal-push %p", "wal-get %f %p")
+    fetch = archive.archive_command.replace("wal-push %p", "wal-get --required-suffice %f %p")
     with (target / "postgresql.auto.conf").open("a") as file:
         file.write(f"restore_command = '{fetch}'\narchive_mode = off\n")
     (target / "recovery.signal").touch()

@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a location that is lost for good: do not ask it (repeatable)",
     )
     parser.add_argument(
+        "--required-suffice",
+        action="store_true",
+        help="what no required location has is not there, whatever an optional one would say that does not answer; "
+        "a restore sets this where nothing can be lost by it",
+    )
+    parser.add_argument(
         "--contain-tablespaces",
         action="store_true",
         help="for a copy beside its source: tablespaces that the WAL creates lie in the copy's data directory",
@@ -128,6 +134,11 @@ def _without(config: RepositoryConfig, lost: list[str]) -> RepositoryConfig:
     return dataclasses.replace(config, locations=kept)
 
 
+def _is_standby() -> bool:
+    """PostgreSQL starts this in the data directory. The archive's end promotes no standby: it asks again."""
+    return Path("standby.signal").exists()
+
+
 def _fetch(
     args: argparse.Namespace, config: RepositoryConfig, state_directory: Path, system_identifier: int
 ) -> Delivered | Absent:
@@ -142,7 +153,9 @@ def _fetch(
     deadline = time.monotonic() + args.retry_for
     while True:
         try:
-            found = fetch.fetch(system_identifier, args.name, args.destination)
+            found = fetch.fetch(
+                system_identifier, args.name, args.destination, required_suffice=args.required_suffice or _is_standby()
+            )
             if not isinstance(found, Absent) and args.contain_tablespaces:
                 contain(fetch.repository, system_identifier, args.name, args.destination)
             return found

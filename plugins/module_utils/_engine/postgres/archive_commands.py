@@ -57,12 +57,14 @@ def restore_command(
     system_identifier: int,
     *,
     without: Sequence[str] = (),
+    required_suffice: bool = False,
     contain_tablespaces: bool = False,
     as_of: dt.datetime | None = None,
 ) -> str:
     """What ``restore_command`` is to be set to. To be quoted once more in postgresql.conf.
 
-    ``without``: locations that are lost for good and not to be asked. ``contain_tablespaces``: for a copy, whose
+    ``without``: locations that are lost for good and not to be asked. ``required_suffice``: optional ones that do not
+    answer do not matter, see ``archive_absence``. ``contain_tablespaces``: for a copy, whose
     recovery must not write to directories of its source. ``as_of``: the archive is looked at as it was then.
     """
     words = [*command, "--config", str(config), "--quiet", "wal-get"]
@@ -71,6 +73,8 @@ def restore_command(
         words += ["--without", name]
     if as_of is not None:
         words += ["--as-of", as_of.isoformat()]
+    if required_suffice:
+        words.append("--required-suffice")
     if contain_tablespaces:
         words.append("--contain-tablespaces")
     return f"{_shell(words)} %f %p"

@@ -68,8 +68,13 @@ class WalFetch:
         places = sorted(self._places, key=lambda place: self._outages.known(place.name) is not None)
         return Repository(self._keys, places, level=self._level)
 
-    def fetch(self, system_identifier: int, name: str, destination: Path) -> Delivered | Absent:
+    def fetch(
+        self, system_identifier: int, name: str, destination: Path, *, required_suffice: bool = False
+    ) -> Delivered | Absent:
         """Write an archived file to ``destination``, replacing what is there, or tell that it was never archived.
+
+        ``required_suffice``: an optional location that does not answer has no more than the required ones, or nothing
+        is lost when it has.
 
         The name appears only once the whole content is authenticated. It is not synced: PostgreSQL does that
         itself with what it keeps (``KeepFileRestoredFromArchive`` in ``xlogarchive.c``).
@@ -80,18 +85,18 @@ class WalFetch:
         """
         search = _Search(self._keys, system_identifier, name, destination, self._outages)
         try:
-            return self._search(search)
+            return self._search(search, required_suffice=required_suffice)
         finally:
             search.clean_up()
 
-    def _search(self, search: _Search) -> Delivered | Absent:
+    def _search(self, search: _Search, *, required_suffice: bool) -> Delivered | Absent:
         put_off = [
             place for place in self._places if not place.required and self._outages.waiting(place.name) is not None
         ]
         for place in self._places:
             if place not in put_off and search.ask(place, self._patience):
                 return search.deliver()
-        proof = _Proof(self._keys, search)
+        proof = _Proof(self._keys, search, required_suffice=required_suffice)
         if not proof.holds(self._places):
             for place in put_off:
                 search.begin(place)
@@ -252,9 +257,10 @@ class _Question:
 class _Proof:
     """Whether it is known that the file was never archived."""
 
-    def __init__(self, keys: KeyRing, search: _Search) -> None:
+    def __init__(self, keys: KeyRing, search: _Search, *, required_suffice: bool) -> None:
         self._keys = keys
         self._search = search
+        self._required_suffice = required_suffice
         self.words = ""
         """Why the required locations cannot tell, as a sentence; empty where that was not the question."""
 
@@ -263,6 +269,8 @@ class _Proof:
         self.words = ""
         if all(place.name in search.lacking for place in places):
             return True
+        if not self._required_suffice:
+            return False
         required = [place for place in places if place.required]
         if not required or any(not isinstance(error, LocationError) for error in search.errors.values()):
             return False

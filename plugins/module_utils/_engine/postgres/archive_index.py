@@ -111,6 +111,17 @@ class WalIndex:
         """Those of ``wanted`` that are not in this location, or in none."""
         return [name for name in wanted if not self.has(name, location)]
 
+    def ahead(self, location: str, required: Iterable[str], *, first: int, segment_size: int) -> list[str]:
+        """Files of this location, from segment ``first`` on, that not all of the ``required`` ones have."""
+        needed = set(required)
+        return [
+            name
+            for name, file in self.files.items()
+            if location in file.locations
+            and not needed <= {*file.locations}
+            and (file.name.kind is not WalKind.SEGMENT or file.name.number(segment_size) >= first)
+        ]
+
     def of_kind(self, kind: WalKind, timeline: int | None = None) -> list[ArchivedFile]:
         """Files of one kind (of one timeline), by name."""
         return [

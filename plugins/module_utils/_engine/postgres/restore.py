@@ -293,6 +293,7 @@ def _recovery(config: Config, request: RestoreRequest, plan: _Plan, *, archiving
         config.path.absolute(),
         int(info.system_identifier),
         without=[name for name in request.without if name in config.repository.locations],
+        required_suffice=_required_suffice(config, request, plan),
         contain_tablespaces=contain,
         as_of=config.repository.moment,
     )
@@ -309,6 +310,23 @@ def _recovery(config: Config, request: RestoreRequest, plan: _Plan, *, archiving
         request.action,
         archiving,
         settings,
+    )
+
+
+def _required_suffice(config: Config, request: RestoreRequest, plan: _Plan) -> bool:
+    """Whether recovery may go on without optional locations that stop answering.
+
+    To a goal: PostgreSQL does not take the end of the archive for it. To the end of the WAL: when all optional ones
+    have just been seen to have no more than the required ones.
+    """
+    if request.goal.is_point:
+        return True
+    asked = {name: place for name, place in config.repository.locations.items() if name not in request.without}
+    required = [name for name, place in asked.items() if place.required]
+    optional = [name for name, place in asked.items() if not place.required]
+    first, size = first_segment(plan.choice.backup), postgres(plan.choice.backup).wal_segment_size
+    return {*asked} <= {*plan.index.locations} and not any(
+        plan.index.ahead(name, required, first=first, segment_size=size) for name in optional
     )
 
 
