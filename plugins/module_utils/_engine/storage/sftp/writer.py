@@ -35,6 +35,7 @@ _CHUNK: t.Final = 4 * BLOCK
 """Bytes that are handed to the connection at once."""
 _IN_FLIGHT: t.Final = 4
 """Chunks that may be on their way: enough for 80 MB/s at 50 ms, and bounded memory for each writer."""
+_NAME_ATTEMPTS: t.Final = 8
 _PRIVATE: t.Final = 0o400
 """Of every object, from its first byte: who is not allowed to change modes cannot write to it again."""
 _TOKENS: t.Final = range(0x80000000, 0xF0000000)
@@ -202,24 +203,25 @@ class SftpWriter:
         give = session.sftp.link if by_link else session.sftp.rename
         parent = self._final.rpartition("/")[0]
         answer_lost = self._asked
-        for attempt in (1, 2):
-            await self._location.make_directory(session, parent)
-            self._asked = True
+        for left in reversed(range(_NAME_ATTEMPTS)):
             try:
+                await self._location.make_directory(session, parent)
+                self._asked = True
                 await give(self._temporary, self._final)
                 return
             except asyncssh.SFTPNoSuchFile:
-                # An empty directory may have been tidied away by a prune on another host.
-                if attempt == 2:
+                # An empty directory may have been tidied away by a prune on another host, once more each time.
+                if not left:
                     raise
-                self._location.forget_directory(parent)
             except (asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):
-                # SFTP has no word for "exists": look.
-                if not await session.sftp.lexists(self._final):
+                # SFTP has no word for "exists", neither of the object nor of a directory that came and went: look.
+                if await session.sftp.lexists(self._final):
+                    if by_link and await self._is_ours(session, answer_lost=answer_lost):
+                        return
+                    raise self._conflict() from None
+                if not left:
                     raise
-                if by_link and await self._is_ours(session, answer_lost=answer_lost):
-                    return
-                raise self._conflict() from None
+            self._location.forget_directory(parent)
 
     def _conflict(self) -> ObjectConflict:
         return ObjectConflict(
