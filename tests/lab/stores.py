@@ -341,7 +341,13 @@ def remove_all(path: StoredPath) -> None:
 
 
 def objects_below(path: StoredPath) -> list[str]:
-    """The keys of all objects, sorted; ``path`` is the root of a location or a directory in it."""
-    found = [each for each in path.rglob("*") if each.is_file()] if isinstance(path, Path) else list(path.rglob("*"))
-    keys = [str(each).removeprefix(f"{path}/") for each in found]
+    """The keys of all objects, sorted; ``path`` is the root of a location or a directory in it.
+
+    Others may be adding and removing some meanwhile, and directories with them.
+    """
+    if isinstance(path, Path):
+        found = [os.path.join(folder, name) for folder, _unused, names in os.walk(path) for name in names]
+    else:
+        found = [str(each) for each in path.rglob("*")]
+    keys = [each.removeprefix(f"{path}/") for each in found]
     return sorted(key for key in keys if not key.startswith(".tmp/"))

@@ -279,7 +279,8 @@ class Lab:
     def workspace(self, name: str = "work") -> Workspace:
         """A new workspace; close it, or use it as a context manager."""
         self._number += 1
-        label = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:40]
+        # Short, since a test may give a program a directory in it for its sockets.
+        label = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:24]
         path = self.path / f"{self._number}-{label}"
         path.mkdir(mode=0o755)
         sockets = self.sockets / str(self._number)
