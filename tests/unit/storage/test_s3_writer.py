@@ -9,6 +9,9 @@ import base64
 import datetime
 import hashlib
 import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -423,3 +426,40 @@ def test_an_object_of_too_many_parts(location, monkeypatch):
 
 def test_parts_are_long_enough_for_every_store():
     assert parts.PART_BYTES >= 5 << 20
+
+
+ENDS_WHILE_A_STORE_IS_SILENT = """
+import pathlib, sys, threading
+from cryobackup.config.locations import S3Options
+from cryobackup.storage.s3.location import S3Location
+url, credentials = sys.argv[1:]
+options = S3Options("bucket", endpoint_url=url, credentials_file=pathlib.Path(credentials), timeout=3600.0)
+location = S3Location("cloud", "s3://bucket", options)
+def write():
+    writer = location.create("packs/20260101T000000Z-00000000/000000.pack")
+    for _unused in range(3):
+        writer.write(bytes(8 << 20))
+    writer.commit()
+threading.Thread(target=write, daemon=True).start()
+sys.stdin.read(1)
+print("ended", flush=True)
+"""
+
+
+def test_a_store_that_says_nothing_does_not_keep_the_process(tmp_path):
+    """Parts on their way to it are given up with the process: wal-push must return to PostgreSQL."""
+    credentials = tmp_path / "s3.ini"
+    credentials.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    credentials.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        command = [sys.executable, "-c", ENDS_WHILE_A_STORE_IS_SILENT, url, str(credentials)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            connection, _unused = listening.accept()  # the upload has begun
+            with connection:
+                output, _unused = process.communicate(b"x", timeout=60)  # far less than the location's own
+        finally:
+            process.kill()
+            process.wait()
+    assert (process.returncode, output) == (0, b"ended\n")

@@ -11,8 +11,9 @@ from __future__ import annotations
 import collections
 import threading
 import time
-import types
 import typing as t
+
+from .caught import Caught
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,21 +22,6 @@ if t.TYPE_CHECKING:
 
 _FORGET_SECONDS: t.Final = 15.0
 """How long an aborted object is waited for."""
-
-
-class _Caught:
-    """Keeps whatever ends what is done inside, for the thread that waits for it and raises it there."""
-
-    error: BaseException | None = None
-
-    def __enter__(self) -> t.Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> bool:
-        self.error = error
-        return True
 
 
 class Calls:
@@ -55,7 +41,7 @@ class Calls:
         return time.monotonic() - self._began if self._began is not None and not self.ended else 0.0
 
     def _main(self) -> None:
-        with _Caught() as caught:
+        with Caught() as caught:
             self._run()
         with self._changed:
             self.error, self.ended = caught.error, True

@@ -1,17 +1,25 @@
 # Copyright (c) 2026, CryoProtect Backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Parts of objects on their way to the store: the threads that send them, and the memory that all of them may take."""
+"""Parts of objects on their way to the store: the threads that send them, and the memory that all of them may take.
+
+The threads are daemons, which those of ``concurrent.futures`` are not: a store that says nothing must not keep a
+process that is done. What is not sent by then has no name.
+"""
 
 from __future__ import annotations
 
+import queue
 import threading
 import typing as t
 
+from ..caught import Caught
+
 if t.TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import Future
 
 THREADS = 8
+IDLE_SECONDS = 30.0
 PART_BYTES = 8 << 20
 """Every part but the last one is as long as this: some stores insist on parts of equal length, and on 5 MiB."""
 MOST_PARTS = 10_000
@@ -30,7 +38,8 @@ class PartSender:
         self._taken = 0
         self._flying = 0
         self._changed = threading.Condition()
-        self._executor: ThreadPoolExecutor | None = None
+        self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._threads = 0
 
     def take(self, size: int) -> None:
         """Wait until there is room for so many bytes in a buffer.
@@ -56,21 +65,41 @@ class PartSender:
                 self._taken -= size
                 self._changed.notify_all()
 
-        with self._changed:
-            self._flying += 1
-        try:
-            future = self._pool().submit(work)
-        except BaseException:
-            with self._changed:
-                self._flying -= 1
-            raise
+        from concurrent.futures import Future
+
+        future: Future[T] = Future()
         future.add_done_callback(done)  # also of one that is cancelled before it began
+        with self._changed:
+            if self._threads < THREADS and self._threads <= self._flying:
+                name = f"s3-{self._name}-{self._threads}"
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+                self._threads += 1
+            self._flying += 1
+            self._work.put(lambda: _do(future, work))
         return future
 
-    def _pool(self) -> ThreadPoolExecutor:
-        from concurrent.futures import ThreadPoolExecutor
+    def _serve(self) -> None:
+        """One of the threads; it ends when there was nothing to do for a while."""
+        while True:
+            try:
+                self._work.get(timeout=IDLE_SECONDS)()
+            except queue.Empty:
+                with self._changed:
+                    if self._work.empty():
+                        self._threads -= 1
+                        return
 
-        with self._changed:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix=f"s3-{self._name}")
-            return self._executor
+
+_Work: t.TypeAlias = t.Callable[[], None]
+
+
+def _do(future: Future[T], work: t.Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    result: list[T] = []
+    with Caught() as caught:
+        result.append(work())
+    if caught.error is not None:
+        future.set_exception(caught.error)
+    else:
+        future.set_result(result[0])
