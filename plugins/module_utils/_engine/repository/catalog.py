@@ -16,6 +16,7 @@ from . import container, names, verdict
 from .manifest import Manifest
 from .model import OK, PIN, UNPIN, BackupHeader, Note
 from .packs import first_good
+from .plausible import is_time
 from .repository import Repository
 
 _READERS: t.Final = 8
@@ -183,9 +184,10 @@ def _read(
 def _read_note(repository: Repository, location: Location, key: str) -> Note | None:
     """Notes are hints: one that cannot be read is as good as none."""
     try:
-        return container.decode_record(repository.keys, container.NOTE, key, location.read(key), Note)
+        note = container.decode_record(repository.keys, container.NOTE, key, location.read(key), Note)
     except RepositoryError:
         return None
+    return note if is_time(note.at) else None
 
 
 def write_note(repository: Repository, note: Note, note_id: str) -> dict[str, LocationError]:

@@ -20,7 +20,7 @@ from ..errors import DamageError, LocationError, ObjectMissing, RepositoryError,
 from ..storage.base import Location, ObjectInfo, put
 from ..storage.hidden import Hidden, sweep_hidden
 from . import container, names
-from .lease import LEASE_PERIOD_SECONDS, is_dead, pruning, read_leases, read_marks
+from .lease import LEASE_PERIOD_SECONDS, is_dead, pruning, read_lease, read_leases, read_marks
 from .manifest import Manifest, open_manifest
 from .model import PRUNING, BackupHeader, Lease, Mark, pack_names
 from .repository import Repository
@@ -256,7 +256,7 @@ class Collector:
             if now - info.modified <= LEASE_PERIOD_SECONDS or self._dry_run:
                 continue
             try:
-                container.decode_record(self._keys, container.LEASE, info.key, self._location.read(info.key), Lease)
+                read_lease(self._keys, self._location, info)
             except DamageError:
                 self._location.delete(info.key)
             except ObjectMissing:

@@ -268,7 +268,7 @@ class ObjectDecoder:
 
         try:
             return decode(packed, Header)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except msgspec.DecodeError as error:
             raise damaged(self.name, "its header is not readable") from error
 
     def _header_key(self) -> bytes:

@@ -15,7 +15,7 @@ T = t.TypeVar("T")
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """Raises msgspec.DecodeError.
+    """Raises msgspec.DecodeError, whatever it is that cannot be read.
 
     msgspec finds out about a class when it meets it first, and crashes when two threads have it do so at the same
     time (seen with 0.22, in ``get_class_annotations``). So decoders are made one at a time, and kept; using
@@ -27,5 +27,8 @@ def decode(data: bytes, kind: type[T]) -> T:
         decoder = _decoders.get(kind)
         if decoder is None:
             decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
-    found: T = decoder.decode(data)
+    try:
+        found: T = decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
     return found

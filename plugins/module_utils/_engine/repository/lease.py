@@ -16,8 +16,10 @@ from ..errors import LocationError, ObjectMissing
 from ..storage.base import Location, ObjectInfo, put
 from . import container, names
 from .model import BACKING_UP, PRUNING, BackupHeader, Lease, Mark, pack_names
+from .plausible import absurdity_of_lease
 
 LEASE_PERIOD_SECONDS = 7 * 24 * 3600.0
+_MAX_BYTES = container.MAX_FRAME_BYTES + (1 << 20)  # a record is one frame
 PRUNE_SOURCE = "prune"  # stands where others have the source; prunes have none
 
 
@@ -54,24 +56,37 @@ def encode_lease(keys: KeyRing, lease: Lease) -> tuple[str, bytes]:
 
 def read_leases(keys: KeyRing, location: Location) -> list[tuple[ObjectInfo, Lease]]:
     """All leases of a location. One that vanishes while it is read was given back. Raises DamageError."""
-    return _read(keys, location, "leases/", container.LEASE, Lease)
+    return _read(location, "leases/", lambda info: read_lease(keys, location, info))
 
 
 def read_marks(keys: KeyRing, location: Location) -> list[tuple[ObjectInfo, Mark]]:
-    return _read(keys, location, "marks/", container.MARK, Mark)
+    """Raises DamageError."""
+    return _read(location, "marks/", lambda info: _record(keys, location, info, container.MARK, Mark))
 
 
-R = t.TypeVar("R", Lease, Mark)
+def read_lease(keys: KeyRing, location: Location, info: ObjectInfo) -> Lease:
+    """Raises DamageError, also for one that authenticates and says what cannot be true, and ObjectMissing."""
+    lease = _record(keys, location, info, container.LEASE, Lease)
+    absurd = absurdity_of_lease(lease)
+    if absurd is not None:
+        raise container.damaged(info.key, absurd)
+    return lease
 
 
-def _read(keys: KeyRing, location: Location, prefix: str, kind: int, record: type[R]) -> list[tuple[ObjectInfo, R]]:
+R = t.TypeVar("R")
+
+
+def _record(keys: KeyRing, location: Location, info: ObjectInfo, kind: int, record: type[R]) -> R:
+    if info.size > _MAX_BYTES:  # every writer may put here what he likes, and it is read into memory
+        raise container.damaged(info.key, "it is too large")
+    return container.decode_record(keys, kind, info.key, location.read(info.key), record)
+
+
+def _read(location: Location, prefix: str, read: t.Callable[[ObjectInfo], R]) -> list[tuple[ObjectInfo, R]]:
     found = []
     for info in location.list(prefix):
-        try:
-            data = location.read(info.key)
-        except ObjectMissing:
-            continue
-        found.append((info, container.decode_record(keys, kind, info.key, data, record)))
+        with contextlib.suppress(ObjectMissing):
+            found.append((info, read(info)))
     return found
 
 
@@ -137,7 +152,7 @@ def prunes_under_way(keys: KeyRing, location: Location) -> list[Lease]:
     """
     return [
         lease
-        for _info, lease in _read(keys, location, f"leases/{PRUNE_SOURCE}/", container.LEASE, Lease)
+        for _info, lease in _read(location, f"leases/{PRUNE_SOURCE}/", lambda info: read_lease(keys, location, info))
         if lease.purpose == PRUNING and _runs_here(lease) is not False
     ]
 

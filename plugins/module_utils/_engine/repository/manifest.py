@@ -17,6 +17,7 @@ from . import container, names
 from .decoding import decode
 from .model import BackupHeader, Entry
 from .packs import FrameReader, first_good
+from .plausible import absurdity
 
 _FRAME_BYTES = 1 << 20
 _COPY_BYTES = 1 << 20
@@ -129,6 +130,13 @@ class Manifest:
             raise DamageError(f"object {self.name}: its header is not readable: {error}") from error
         if (self.header.source, self.header.backup_id) != (source, backup_id):
             raise DamageError(f"object {self.name} describes {self.header.source}/{self.header.backup_id}")
+        absurd = absurdity(self.header)
+        if absurd is not None:
+            raise DamageError(
+                f"object {self.name} says what cannot be true: {absurd}",
+                hint="Who has the catalog key wrote that: a newer version, or somebody who stole the key. Use that "
+                "version, or delete this object.",
+            )
 
     def entries(self) -> t.Iterator[Entry]:
         """All entries in their order. Raises DamageError, also at the end when some are missing."""

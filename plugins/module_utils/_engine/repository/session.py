@@ -17,7 +17,7 @@ import time
 import types
 import typing as t
 
-from ..errors import LocationError, RepositoryError, UnknownEpoch
+from ..errors import DamageError, LocationError, RepositoryError, UnknownEpoch
 from ..state import Spool
 from ..storage.base import Location
 from . import extents as xt
@@ -114,7 +114,8 @@ class BackupSession:
         now = location.now()
         try:
             leases = read_leases(self.repository.keys, location)
-        except UnknownEpoch:  # hosts with newer keys are at work: theirs to retire
+        except (UnknownEpoch, DamageError):
+            # Hosts with newer keys are at work: theirs to retire. Nobody else's false or damaged one stops a backup.
             return
         for info, lease in leases:
             if lease.source == self.source and is_dead(lease, info, now):
@@ -133,6 +134,8 @@ class BackupSession:
                 return f"backup {parent.id} is about to be deleted"
         except UnknownEpoch:
             return f"what is about to be deleted cannot be read with the keys here, perhaps backup {parent.id}"
+        except DamageError as error:
+            return f"perhaps backup {parent.id} is about to be deleted, which nobody can read: {error.message}"
         # Asked last: a prune or a mark that was over before we looked has taken the manifest with it.
         name = names.manifest(parent.source, parent.id)
         gone: list[bool] = []
