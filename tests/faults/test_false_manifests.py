@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from cryobackup.prune import prune
 from cryobackup.report.backups import details
 from cryobackup.report.status import status
 from cryobackup.repository import container, model, names
+from cryobackup.repository import extents as xt
 from cryobackup.repository.catalog import Catalog
 from cryobackup.repository.lease import encode_lease, new_lease, read_leases
 from cryobackup.repository.manifest import Manifest
@@ -35,7 +36,7 @@ from cryobackup.storage.base import put
 from cryobackup.verify.ladder import verify
 from cryobackup.verify.subjects import Which
 
-from .small_repository import START, SmallRepository, two_backups
+from .small_repository import BLOCK, START, SmallRepository, two_backups
 
 LATER = START + dt.timedelta(days=1)
 
@@ -70,15 +71,22 @@ ABSURD = {
 }
 
 
-def false_manifest(keys: KeyRing, header: model.BackupHeader, damage: Callable[[bytes], bytes] = bytes) -> bytes:
-    """A manifest that lists no file. ``damage``: what is done with its header before it is encrypted."""
+def false_manifest(
+    keys: KeyRing, header: model.BackupHeader, damage: Callable[[bytes], bytes], entries: Sequence[model.Entry]
+) -> bytes:
+    """``damage``: what is done with its header before it is encrypted."""
     encoder = container.ObjectEncoder(keys, container.MANIFEST, names.manifest(header.source, header.backup_id))
-    plain = damage(msgspec.msgpack.encode(header))
-    return encoder.start + encoder.frame(container.MANIFEST_HEADER, plain) + encoder.finish()
+    encoded = encoder.start + encoder.frame(container.MANIFEST_HEADER, damage(msgspec.msgpack.encode(header)))
+    if entries:
+        encoded += encoder.frame(container.MANIFEST_ENTRIES, msgspec.msgpack.encode(entries))
+    return encoded + encoder.finish()
 
 
 def add_false(
-    made: SmallRepository, change: Callable[[model.BackupHeader], Any], damage: Callable[[bytes], bytes] = bytes
+    made: SmallRepository,
+    change: Callable[[model.BackupHeader], Any],
+    damage: Callable[[bytes], bytes] = bytes,
+    entries: Sequence[model.Entry] = (),
 ) -> str:
     repository = made.open()
     (location,) = repository.locations
@@ -88,7 +96,7 @@ def add_false(
         newest, backup_id=names.new_id(LATER, os.urandom(4)), started_at=at, finished_at=at, packs=[], foreign=[]
     )
     header = change(false)
-    put(location, names.manifest("main", header.backup_id), false_manifest(repository.keys, header, damage))
+    put(location, names.manifest("main", header.backup_id), false_manifest(repository.keys, header, damage, entries))
     return str(header.backup_id)
 
 
@@ -193,3 +201,54 @@ def test_a_huge_lease_is_not_read_into_memory(tmp_path: Path) -> None:
     os.truncate(path, 1 << 42)
     with pytest.raises(DamageError, match="too large"):
         read_leases(repository.keys, repository.locations[0])
+
+
+def extent(length: int = 100, frame: int = 0, at: int = 0, pack: int = xt.FOREIGN, digest: bytes = b"x" * 16) -> bytes:
+    return xt.pack(xt.build([(0, length, pack, frame, at, digest)]))
+
+
+def of(path: bytes, size: int, extents: bytes) -> model.Entry:
+    return model.Entry(path, model.FILE, 0o600, 0, 0, size, extents=extents)
+
+
+SLANDER: dict[str, tuple[dict[str, Any], model.Entry]] = {
+    "other bytes": ({}, of(b"x", 100, extent())),
+    "a frame that is not there": ({}, of(b"x", 100, extent(frame=0xFFFFFFFF))),
+    "bytes behind a frame": ({}, of(b"x", 100, extent(at=0xFFFFFFF0))),
+    "a page of another number": ({}, of(b"base/5/9.2", BLOCK, extent(BLOCK, at=0))),
+    "pages without checksums": ({"page_checksums": False}, of(b"base/5/16384", BLOCK, extent(BLOCK, at=3))),
+    "pages of another size": ({"block_size": 1024}, of(b"base/5/16384", BLOCK, extent(BLOCK))),
+    "impossibly many pages": ({}, of(b"base/5/16384.99999999999999", BLOCK, extent(BLOCK))),
+    "an impossible file": ({}, of(b"x", (1 << 64) - 1, extent(1 << 30, pack=xt.ZEROS))),
+    "segments of another size": ({"wal_segment_size": 1 << 24}, of(b"x", 0, b"")),
+}
+
+
+@pytest.mark.parametrize("lie", ["pages", "digest", "size", "twice"])
+@pytest.mark.parametrize("what", SLANDER)
+def test_what_a_false_backup_says_of_a_pack_is_held_against_no_other(tmp_path: Path, what: str, lie: str) -> None:
+    """The note of a verification would make good backups count for damaged, and retention let them go."""
+    made = two_backups(tmp_path)
+    good = Catalog.load(made.open()).backups
+    (true,) = good[1].header.foreign
+    changes, entry = SLANDER[what]
+    foreign = {
+        "pages": [true],
+        "digest": [true._replace(digest=bytes(32))],
+        "size": [true._replace(size=true.size - 1)],
+        "twice": [true, true],
+    }[lie]
+
+    def change(header: model.BackupHeader) -> model.BackupHeader:
+        header = with_postgres(**changes)(header)
+        # It sorts before the others, so that it is heard first.
+        early = names.new_id(START - dt.timedelta(days=1), os.urandom(4))
+        return dataclasses.replace(header, backup_id=early, foreign=foreign, totals=model.Totals(entries=1))
+
+    false = add_false(made, change, entries=[entry])
+    for level in ("content", "presence"):
+        report = verify(made.config, which=Which(all=True), level=level, reporter=Silent(), clock=lambda: LATER)
+        results = {each.backup_id: each.result for each in report.backups}
+        assert results.pop(false) == "damaged" or level == "presence"
+        assert set(results.values()) == {"ok"}
+    assert all(not each.failed_verification for each in Catalog.load(made.open()).backups if each.id != false)

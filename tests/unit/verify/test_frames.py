@@ -15,7 +15,7 @@ from cryobackup.crypto import suite
 from cryobackup.repository import extents as xt
 from cryobackup.repository.model import FILE, Entry
 from cryobackup.verify.frames import bad_extents, bad_pages
-from cryobackup.verify.needs import NO_PAGES, PackNeeds, flatten, row_type, uncovered
+from cryobackup.verify.needs import NO_PAGES, Claim, PackNeeds, flatten, row_type, uncovered
 from tests.faults.small_repository import BLOCK, relation_page
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_a_cluster_without_checksums() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(1, 3), st.sampled_from([b"a", b"b"]))))
 def test_needs_are_kept_once_and_sorted(values: list[tuple[int, int, int, bytes]]) -> None:
-    needs = PackNeeds("packs/x/000000.pack", 1, b"")
+    needs = PackNeeds(Claim("packs/x/000000.pack", 1, b""))
     all_rows = [(frame, offset, length, 0, NO_PAGES, text * 16) for frame, offset, length, text in values]
     for row in all_rows:
         needs.add(rows(row))

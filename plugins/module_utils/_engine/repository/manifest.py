@@ -21,6 +21,7 @@ from .plausible import absurdity
 
 _FRAME_BYTES = 1 << 20
 _COPY_BYTES = 1 << 20
+_MAX_FILE_BYTES = (1 << 63) - 1
 _ARRAY = struct.Struct(">BI")  # MessagePack: array 32
 
 
@@ -152,6 +153,8 @@ class Manifest:
                 raise DamageError(f"object {self.name}: its entries are not readable: {error}") from error
             for entry in entries:
                 _check_path(entry.path, self.name)
+                if not 0 <= entry.size <= _MAX_FILE_BYTES:
+                    raise DamageError(f"object {self.name} has a file of {entry.size} bytes")
                 yield entry
             count += len(entries)
         if count != self.header.totals.entries:

@@ -11,7 +11,7 @@ import typing as t
 from ..postgres.lsn import parse_lsn
 from ..repository.model import DAMAGED_PAGES
 from .content import describe
-from .needs import NO_PAGES, batches, fields_of, first_blocks, flatten
+from .needs import NO_PAGES, batches, claims_of, first_blocks, flatten
 from .result import DAMAGE, FILES_LISTED, NOTICE, PARTLY
 
 if t.TYPE_CHECKING:
@@ -19,7 +19,7 @@ if t.TYPE_CHECKING:
 
     from ..repository import extents as xt
     from ..repository.manifest import Manifest
-    from ..repository.model import BackupHeader, Entry
+    from ..repository.model import BackupHeader, Entry, PostgresInfo
     from .content import Examined
     from .subjects import Subject
 
@@ -46,8 +46,8 @@ def blame(subject: Subject, header: BackupHeader, manifest: Manifest | None, pac
 
     Reads the manifest once, however many there are. None: it cannot be read, so that no files can be named.
     """
-    fields = {name: field for field, name in fields_of(header).items()}
-    cases = [_Case(subject, pack, fields[pack.name]) for pack in packs if pack.name in fields]
+    claims = claims_of(header)
+    cases = [_Case(subject, pack, field) for pack in packs for field, claim in claims.items() if claim == pack.claim]
     if cases and manifest is not None:
         _look(cases, header, manifest)
     for case in cases:
@@ -55,8 +55,6 @@ def blame(subject: Subject, header: BackupHeader, manifest: Manifest | None, pac
 
 
 def _look(cases: Sequence[_Case], header: BackupHeader, manifest: Manifest) -> None:
-    start_lsn = parse_lsn(header.postgres.start_lsn) if header.postgres is not None else 0
-    block_size = header.postgres.block_size if header.postgres is not None else 0
     for batch in batches(manifest.entries()):
         extents, owner = flatten(batch)
         blocks = first_blocks(header, batch, extents, owner)
@@ -64,7 +62,8 @@ def _look(cases: Sequence[_Case], header: BackupHeader, manifest: Manifest) -> N
             mine = extents["pack"] == case.field
             if mine.any():
                 case.look(batch, extents[mine], owner[mine])
-                case.look_at_pages(batch, extents[mine], owner[mine], blocks[mine], start_lsn, block_size)
+                if header.postgres is not None:
+                    case.look_at_pages(batch, extents[mine], owner[mine], blocks[mine], header.postgres)
 
 
 class _Case:
@@ -77,7 +76,8 @@ class _Case:
         self._subject = subject
         self._found = found
         self._frames = np.array(sorted(found.bad_frames), dtype=np.int64)
-        self._extents = {(bad.frame, bad.offset, bad.length) for bad in found.bad_extents}
+        # With the digest: others may say something else of the same bytes.
+        self._extents = {(bad.frame, bad.offset, bad.length, bad.digest) for bad in found.bad_extents}
         self._lost = _Files()
         self._wrong = _Files()
         self._pages: dict[str, tuple[bool, set[int]]] = {}
@@ -93,8 +93,8 @@ class _Case:
             self._lost.add(batch[number].path)
         if self._extents:
             columns = (extents["frame"].tolist(), extents["frame_offset"].tolist(), extents["length"].tolist())
-            for at, key in enumerate(zip(*columns, strict=True)):
-                if key in self._extents:
+            for at, (key, digest) in enumerate(zip(zip(*columns, strict=True), extents["digest"], strict=True)):
+                if (*key, digest.tobytes()) in self._extents:
                     self._wrong.add(batch[int(owner[at])].path)
 
     def look_at_pages(
@@ -103,14 +103,14 @@ class _Case:
         extents: xt.Extents,
         owner: t.Any,
         blocks: t.Any,
-        start_lsn: int,
-        block_size: int,
+        postgres: PostgresInfo,
     ) -> None:
         """Note the blocks that broken pages are in this backup, if they count for it."""
         import numpy as np
 
+        start_lsn, block_size = parse_lsn(postgres.start_lsn), postgres.block_size
         for page in self._found.bad_pages:
-            if not page.is_new and page.lsn >= start_lsn:
+            if page.checksums != postgres.page_checksums or (not page.is_new and page.lsn >= start_lsn):
                 continue
             within = page.offset - extents["frame_offset"].astype(np.int64)
             hit = (
@@ -118,6 +118,7 @@ class _Case:
                 & (blocks != NO_PAGES)
                 & (within >= 0)
                 & (within + block_size <= extents["length"])
+                & (blocks + within // block_size == page.block)
             )
             for at in np.flatnonzero(hit).tolist():
                 if within[at] % block_size == 0:
@@ -132,7 +133,7 @@ class _Case:
             kind, what = describe(self._found)
             severity = PARTLY if kind == "unreadable" else DAMAGE
             self._subject.add(kind, severity, location, name, what, **_listed(self._lost))
-        if self._extents:
+        if self._wrong.total:
             what = "it is sound, but not what the manifest says of these files"
             self._subject.add("inconsistent", DAMAGE, location, name, what, **_listed(self._wrong))
         for path, (known, numbers) in self._pages.items():

@@ -15,7 +15,7 @@ from ..postgres.timeline import parse_history
 from ..postgres.wal import SEGMENT_HEADER_BYTES, WalKind, check_segment, parse_wal_name
 from ..repository import container, names
 from ..repository.packs import JOINED_BYTES, ObjectSource
-from .frames import BadExtent, BadPage, bad_extents, bad_pages
+from .frames import BadExtent, BadPage, bad_extents, bad_pages, beyond
 from .result import bare
 
 if t.TYPE_CHECKING:
@@ -24,7 +24,7 @@ if t.TYPE_CHECKING:
     from ..crypto.keys import KeyRing
     from ..postgres.timeline import TimelineHistory
     from ..storage.base import Location
-    from .needs import PackNeeds, Rows
+    from .needs import Claim, PackNeeds, Rows
 
 
 @dataclasses.dataclass(slots=True)
@@ -39,6 +39,8 @@ class Examined:
     """The object as a whole is missing, damaged or unreadable."""
     gone: LocationError | None = None
     """The location does not answer at all."""
+    claim: Claim | None = None
+    """Of those who need it, if it is a pack."""
     bad_frames: dict[int, str] = dataclasses.field(default_factory=dict)
     bad_extents: list[BadExtent] = dataclasses.field(default_factory=list)
     bad_pages: list[BadPage] = dataclasses.field(default_factory=list)
@@ -55,7 +57,7 @@ class Stopping(Exception):
 
 def examine_pack(location: Location, keys: KeyRing, needs: PackNeeds, stop: threading.Event) -> Examined:
     """Read one pack from its first byte to its last. Memory: a few frames. Raises Stopping."""
-    found = Examined(location.name, needs.name)
+    found = Examined(location.name, needs.claim.name, claim=needs.claim)
     return _examined(location, found, lambda: _PackExamination(location, keys, needs, found, stop).run())
 
 
@@ -110,19 +112,18 @@ class _PackExamination:
         self._needs = needs
         self._found = found
         self._stop = stop
-        self._source = ObjectSource(location, needs.name, size=needs.size)
+        self._source = ObjectSource(location, needs.claim.name, size=needs.claim.size)
 
     def run(self) -> None:
         import numpy as np
         from blake3 import blake3
 
-        needs = self._needs
-        decoder = _known_epoch(lambda: container.ObjectDecoder(self._keys, container.PACK, needs.name, self._source))
+        claim, rows = self._needs.claim, self._needs.rows
+        decoder = _known_epoch(lambda: container.ObjectDecoder(self._keys, container.PACK, claim.name, self._source))
         table = decoder.table()
         end, _unused, _unused = decoder.check_end()
         digest = blake3()
         digest.update(self._read(0, table[0].offset if table else end))
-        rows = needs.rows
         borders = np.searchsorted(rows["frame"], np.arange(len(table) + 1))
         for first, last in _pieces(table):
             start = table[first].offset
@@ -132,9 +133,9 @@ class _PackExamination:
             for number in range(first, last):
                 encoded = view[table[number].offset - start : table[number].end - start]
                 self._frame(decoder, encoded, table[number], number, rows[borders[number] : borders[number + 1]])
-        digest.update(self._read(end, needs.size - end))
-        self._beyond(len(table), rows[borders[-1] :])
-        if digest.digest() != needs.digest and not self._found.bad_frames:
+        digest.update(self._read(end, claim.size - end))
+        self._found.bad_extents += beyond(rows[borders[-1] :])
+        if digest.digest() != claim.digest and not self._found.bad_frames:
             raise DamageError("its bytes are not those that the manifest lists")
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -158,14 +159,11 @@ class _PackExamination:
             self._found.bad_frames[number] = error.message
             return
         self._found.bad_extents += bad_extents(number, plain, rows, self._keys.digest_key)
-        if self._needs.block_size:
-            bad, pages = bad_pages(number, plain, rows, self._needs.block_size, self._needs.start_lsn)
+        block_size = self._needs.claim.block_size
+        if block_size:
+            bad, pages = bad_pages(number, plain, rows, block_size, self._needs.start_lsn)
             self._found.bad_pages += bad
             self._found.pages += pages
-
-    def _beyond(self, frames: int, rows: Rows) -> None:
-        for number in dict.fromkeys(rows["frame"].tolist()):
-            self._found.bad_frames[number] = f"it has {frames} frames, and the manifest refers to frame {number}"
 
 
 def _pieces(table: list[container.FrameInfo]) -> Iterator[tuple[int, int]]:

@@ -29,6 +29,8 @@ class BadExtent:
     frame: int
     offset: int
     length: int
+    digest: bytes
+    """What they should have."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,6 +42,10 @@ class BadPage:
     lsn: int
     is_new: bool
     """It says that it is empty and is not: wrong whatever its LSN."""
+    block: int
+    """The number that it should have within its relation."""
+    checksums: bool
+    """Whether it should have a checksum."""
 
 
 def bad_extents(number: int, plain: bytes, rows: Rows, digest_key: bytes) -> list[BadExtent]:
@@ -54,8 +60,17 @@ def bad_extents(number: int, plain: bytes, rows: Rows, digest_key: bytes) -> lis
         if inside and wanted == xt.UNKNOWN_DIGEST:
             continue
         if not inside or suite.keyed_digest(digest_key, view[offset : offset + length])[:16] != wanted:
-            bad.append(BadExtent(number, offset, length))
+            bad.append(BadExtent(number, offset, length, wanted))
     return bad
+
+
+def beyond(rows: Rows) -> list[BadExtent]:
+    """``rows`` of frames that there are not."""
+    columns = (rows["frame"].tolist(), rows["frame_offset"].tolist(), rows["length"].tolist())
+    return [
+        BadExtent(*row, digest.tobytes())
+        for row, digest in zip(zip(*columns, strict=True), rows["digest"], strict=True)
+    ]
 
 
 def bad_pages(number: int, plain: bytes, rows: Rows, block_size: int, start_lsn: int) -> tuple[list[BadPage], int]:
@@ -75,7 +90,7 @@ def bad_pages(number: int, plain: bytes, rows: Rows, block_size: int, start_lsn:
             lsn = int(page_lsns(page, block_size=block_size)[0])
             is_new = not any(page[_UPPER])
             if is_new or lsn < start_lsn:
-                bad.append(BadPage(number, offset + at, lsn, is_new))
+                bad.append(BadPage(number, offset + at, lsn, is_new, found, checksums))
     return bad, pages
 
 

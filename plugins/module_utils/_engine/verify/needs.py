@@ -20,7 +20,7 @@ from ..postgres.lsn import parse_lsn
 from ..postgres.relfile import relation_file
 from ..repository import extents as xt
 from ..repository import names
-from ..repository.model import FILE, BackupHeader, Entry, pack_names
+from ..repository.model import FILE, BackupHeader, Entry
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,6 +33,7 @@ if t.TYPE_CHECKING:
     Rows: t.TypeAlias = npt.NDArray[np.void]
 
 NO_PAGES: t.Final = -1
+_BLOCKS_OF_RELATION: t.Final = (1 << 32) - 1
 _BATCH_ENTRIES: t.Final = 2000
 _PENDING_ROWS: t.Final = 1 << 20
 
@@ -60,9 +61,8 @@ def _no_rows() -> Rows:
     return np.zeros(0, row_type())
 
 
-@dataclasses.dataclass(slots=True)
-class PackNeeds:
-    """One pack, and all that backups take from it."""
+class Claim(t.NamedTuple):
+    """What a backup says of a pack. What contradicts it is wrong with those who claim the same, and nobody else."""
 
     name: str
     size: int
@@ -70,6 +70,13 @@ class PackNeeds:
     """BLAKE3 of the stored object."""
     block_size: int = 0
     """Of the pages in it; 0: there are none."""
+
+
+@dataclasses.dataclass(slots=True)
+class PackNeeds:
+    """One pack, and all that backups take from it."""
+
+    claim: Claim
     start_lsn: int = 0
     """The latest start of a backup that takes pages from it: only older pages can be judged."""
     rows: Rows = dataclasses.field(default_factory=_no_rows)
@@ -116,14 +123,14 @@ class Needs:
     """Collects the needs of several backups."""
 
     def __init__(self) -> None:
-        self.packs: dict[str, PackNeeds] = {}
+        self.packs: dict[Claim, PackNeeds] = {}
         self._pending = 0
 
     def add(self, manifest: Manifest) -> Counted:
         """Read a whole manifest. Raises DamageError and the like when it cannot be read to its end."""
         header = manifest.header
-        for name, (size, digest) in pack_names(header).items():
-            self.packs.setdefault(name, PackNeeds(name, size, digest))
+        for claim in claims_of(header).values():
+            self.packs.setdefault(claim, PackNeeds(claim))
         counted = Counted()
         live: dict[int, int] = {}
         for batch in batches(manifest.entries()):
@@ -149,7 +156,7 @@ class Needs:
         if bad:
             counted.problems.append(("its extents do not cover these files", tuple(bad)))
         blocks = first_blocks(header, batch, extents, owner)
-        fields = fields_of(header)
+        claims = claims_of(header)
         order = np.argsort(extents["pack"], kind="stable")
         sorted_packs = extents["pack"][order]
         starts = np.flatnonzero(np.concatenate([[True], sorted_packs[1:] != sorted_packs[:-1]]))
@@ -159,24 +166,23 @@ class Needs:
                 continue
             part = extents[positions]
             live[field] = live.get(field, 0) + int(part["length"].sum(dtype=np.uint64))
-            if field not in fields:
+            if field not in claims:
                 paths = {os.fsdecode(batch[number].path) for number in owner[positions].tolist()}
                 counted.problems.append((f"it lists no pack {field}, which these files need", tuple(sorted(paths))))
                 continue
-            self._add_rows(header, fields[field], part, blocks[positions])
+            self._add_rows(header, claims[field], part, blocks[positions])
 
-    def _add_rows(self, header: BackupHeader, name: str, part: xt.Extents, blocks: npt.NDArray[np.int64]) -> None:
+    def _add_rows(self, header: BackupHeader, claim: Claim, part: xt.Extents, blocks: npt.NDArray[np.int64]) -> None:
         import numpy as np
 
         rows = np.zeros(len(part), row_type())
         for column in ("frame", "frame_offset", "length", "digest"):
             rows[column] = part[column]
         rows["block"] = blocks
-        needs = self.packs[name]
+        needs = self.packs[claim]
         postgres = header.postgres
         if postgres is not None and bool((blocks != NO_PAGES).any()):
             rows["checksums"][blocks != NO_PAGES] = postgres.page_checksums
-            needs.block_size = postgres.block_size
             needs.start_lsn = max(needs.start_lsn, parse_lsn(postgres.start_lsn))
         needs.add(rows)
         self._pending += len(rows)
@@ -247,11 +253,19 @@ def relation_base(path: bytes, segment_blocks: int) -> int:
     relation = relation_file(os.fsdecode(path))
     if relation is None or relation.name.is_temporary:
         return NO_PAGES
-    return relation.first_block(segment_blocks)
+    block = relation.first_block(segment_blocks)
+    return block if block < _BLOCKS_OF_RELATION else NO_PAGES
 
 
-def fields_of(header: BackupHeader) -> dict[int, str]:
-    """Names of the packs that a manifest lists, by the pack field of its extents."""
-    own = {row.number: names.pack(header.backup_id, row.number) for row in header.packs}
-    foreign = {xt.FOREIGN + index: names.pack(row.backup_id, row.number) for index, row in enumerate(header.foreign)}
+def claims_of(header: BackupHeader) -> dict[int, Claim]:
+    """The packs that a manifest lists, by the pack field of its extents."""
+    block_size = header.postgres.block_size if header.postgres is not None else 0
+    own = {
+        row.number: Claim(names.pack(header.backup_id, row.number), row.size, row.digest, block_size)
+        for row in header.packs
+    }
+    foreign = {
+        xt.FOREIGN + index: Claim(names.pack(row.backup_id, row.number), row.size, row.digest, block_size)
+        for index, row in enumerate(header.foreign)
+    }
     return own | foreign

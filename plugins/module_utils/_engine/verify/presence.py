@@ -29,7 +29,7 @@ class Presence:
         self._keys = keys
         self._location = location
         self._packs: dict[str, dict[str, int]] = {}
-        self._wal: dict[tuple[int, str], tuple[str, str] | None] = {}
+        self._wal: dict[tuple[int, str, int], tuple[str, str] | None] = {}
         self.objects: set[str] = set()
         """Names of all that was looked at."""
 
@@ -86,7 +86,7 @@ class Presence:
                 subject.add(kind, severity, self._location.name, name, what)
 
     def _wal_problem(self, system: int, segment: str, segment_size: int) -> tuple[str, str] | None:
-        key = system, segment
+        key = system, segment, segment_size
         if key not in self._wal:
             self._wal[key] = self._look_at_wal(system, segment, segment_size)
         return self._wal[key]

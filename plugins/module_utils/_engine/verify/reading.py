@@ -17,7 +17,7 @@ from ..repository import names
 from ..repository.model import pack_names
 from .blame import blame
 from .content import Examined, describe, examine_pack, examine_wal
-from .needs import Needs, PackNeeds
+from .needs import Claim, Needs, PackNeeds, claims_of
 from .parallel import in_parallel
 from .presence import check_history
 from .result import DAMAGE, PARTLY, Finding, bare
@@ -126,14 +126,14 @@ class Reading:
 
     def _tasks(self) -> Iterator[_Task]:
         for location in self._repository.locations:
-            packs: dict[str, PackNeeds] = {}
+            packs: dict[Claim, PackNeeds] = {}
             wal: dict[_WalKey, None] = {}
             for subject in self._subjects:
                 header = subject.header
                 if header is None or location.name not in subject.holders:
                     continue
-                for name, (size, digest) in pack_names(header).items():
-                    packs[name] = self._needs.packs.get(name) or PackNeeds(name, size, digest)
+                for claim in claims_of(header).values():
+                    packs[claim] = self._needs.packs.get(claim) or PackNeeds(claim)
                 if header.postgres is not None:
                     wal |= dict.fromkeys(self._wal_of(subject, location))
             for needs in packs.values():
@@ -156,7 +156,7 @@ class Reading:
 
     def _size(self, task: _Task) -> int:
         if task.pack is not None:
-            return task.pack.size
+            return task.pack.claim.size
         system, name = task.wal or (0, "")
         return self._archive(system).sizes.get(name, 0)
 
