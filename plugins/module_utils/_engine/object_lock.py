@@ -57,8 +57,6 @@ def keep_locked(config: Config, terms: Terms, *, now: dt.datetime, dry_run: bool
         required = {location.name for location in repository.locations if location.required}
         candidates = [candidate(backup, required) for backup in catalog.backups]
         warn_of_dates(candidates, reporter)
-        for broken in catalog.broken:
-            reporter.warn(f"{broken.name} cannot be read, so nobody knows what it needs: {broken.error.message}")
         plan = retention.plan(candidates, config.retention, now)
         errors: dict[str, LocationError] = dict(repository.lost)
         results: dict[str, LockResult] = {}
@@ -68,6 +66,10 @@ def keep_locked(config: Config, terms: Terms, *, now: dt.datetime, dry_run: bool
             locker = Locker(place, wanted, terms, state=config.state_directory, dry_run=dry_run)
             results[place.name] = run_locker(locker, errors, place.name)
         attention = [
+            f"{broken.name} cannot be read, so what only it needs is not locked for longer: {broken.error.message}"
+            for broken in catalog.broken
+        ]
+        attention += [
             f"location {name}: {text}" for name, result in results.items() for text in worries(result, terms, now)
         ]
     return LockReport(dry_run, results, dict(errors), attention)

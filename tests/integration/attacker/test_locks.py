@@ -31,6 +31,8 @@ from tests.lab.ceph import Gateway
 
 DAY = dt.timedelta(days=1)
 SLACK = dt.timedelta(minutes=5)
+BRIEF = dt.timedelta(seconds=8)
+"""A lock that is soon over, and yet not before a store on a busy machine hears of it: that would be an error."""
 RULES = {"full": Rule(keep_within=30 * DAY), "incremental": Rule(keep_within=60 * DAY)}
 MODES = ["governance", "compliance"]
 
@@ -168,12 +170,32 @@ def test_objects_without_a_lock_and_written_over_are_locked_and_told(made: Locke
     assert made.lock().locations["cloud"].unlocked == 0
 
 
-def test_objects_that_somebody_deleted_are_told(made: LockedRepository) -> None:
-    full, _incremental, _wal = two_backups(made)
-    made.bucket.delete(next(iter(pack_names(full.header))))
-    report = made.lock(dry_run=True)
+def test_objects_that_somebody_deleted_are_told_and_stay_locked_below_their_marker(made: LockedRepository) -> None:
+    full, incremental, _wal = two_backups(made)
+    pack = next(iter(pack_names(full.header)))
+    (version,) = made.bucket.versions(pack)
+    before = made.until(pack, version.version_id)
+    made.bucket.delete(pack)
+    assert made.lock(dry_run=True).locations["cloud"].hidden == 1
+    assert made.until(pack, version.version_id) == before
+    report = made.lock()
+    assert report.exit_code == 3
     assert report.locations["cloud"].hidden == 1
     assert any("gone" in text for text in report.attention)
+    kept = incremental.finished + 60 * DAY
+    assert near(made.until(pack, version.version_id), kept + Terms().at_least)
+    made.prune()
+    assert version.version_id in {each.version_id for each in made.bucket.versions(pack)}
+
+
+def test_a_manifest_that_nobody_can_read_is_told_and_keeps_no_other_from_being_locked(made: LockedRepository) -> None:
+    full, _incremental, _wal = two_backups(made)
+    name = names.manifest("main", names.new_id(dt.datetime.now(dt.UTC), b"fals"))
+    put(made.open().locations[0], name, b"nonsense")
+    report = made.lock()
+    assert report.exit_code == 3
+    assert [text for text in report.attention if name in text]
+    assert near(made.until(names.manifest("main", full.id)), full.finished + 30 * DAY + Terms().at_least)
 
 
 def test_a_lock_that_ends_soon_is_told(tmp_path: Path, s3: Gateway) -> None:
@@ -219,10 +241,10 @@ def test_what_is_locked_is_left_without_an_error_and_goes_when_the_lock_is_over(
 
 
 def test_the_trash_keeps_what_was_deleted_for_its_time(tmp_path: Path, s3: Gateway) -> None:
-    made = LockedRepository(tmp_path, s3, "governance", dt.timedelta(seconds=1), dataclasses.replace(LAST, trash=DAY))
+    made = LockedRepository(tmp_path, s3, "governance", BRIEF, dataclasses.replace(LAST, trash=DAY))
     old = made.backup(sample())
     made.backup({b"PG_VERSION": b"15\n"})
-    time.sleep(2)
+    time.sleep(BRIEF.total_seconds() + 1)
     hidden = made.prune().locations["cloud"].hidden
     assert hidden is not None
     assert hidden.removed == hidden.locked == 0
@@ -230,12 +252,12 @@ def test_the_trash_keeps_what_was_deleted_for_its_time(tmp_path: Path, s3: Gatew
 
 
 def test_an_object_that_was_written_over_counts_as_it_was_first(tmp_path: Path, s3: Gateway) -> None:
-    made = LockedRepository(tmp_path, s3, "governance", dt.timedelta(seconds=1), LAST)
+    made = LockedRepository(tmp_path, s3, "governance", BRIEF, LAST)
     kept = made.backup(sample())
     objects = [names.manifest("main", kept.id), *pack_names(kept.header), "repository.json"]
     for name in objects:
         made.bucket.write(name, b"something else")
-    time.sleep(2)
+    time.sleep(BRIEF.total_seconds() + 1)
     result = made.prune()
     assert result.errors == {}
     hidden = result.locations["cloud"].hidden
@@ -247,7 +269,7 @@ def test_an_object_that_was_written_over_counts_as_it_was_first(tmp_path: Path, 
 
 
 def test_an_object_that_was_deleted_and_made_anew_is_not_written_over(tmp_path: Path, s3: Gateway) -> None:
-    made = LockedRepository(tmp_path, s3, "governance", dt.timedelta(seconds=1), LAST)
+    made = LockedRepository(tmp_path, s3, "governance", BRIEF, LAST)
     kept = made.backup(sample())
     trusted = Repository.open(made.config.repository.as_written(), need_identity=True)
     (location,) = trusted.locations
@@ -257,7 +279,7 @@ def test_an_object_that_was_deleted_and_made_anew_is_not_written_over(tmp_path: 
     assert location.stat(name) is None
     put(location, name, good)
     assert location.read(name) == good
-    time.sleep(2)
+    time.sleep(BRIEF.total_seconds() + 1)
     hidden = made.prune().locations["cloud"].hidden
     assert hidden is not None
     assert hidden.overwritten == 0

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,19 @@ def test_the_policies_name_only_actions_and_conditions_that_there_are() -> None:
         # Amazon wants the right to lock from who creates locked objects.
         extra = {pair for pair in theirs - allowed if pair[0] != "s3:PutObjectRetention" or role != "writer"}
         assert extra == set(), role
+
+
+def test_the_writer_may_lock_for_as_long_as_the_example_of_a_configuration_says() -> None:
+    """And not for much longer."""
+    (retain,) = re.findall(
+        r"object_lock: \{mode: governance, retain: ([0-9]+)d\}",
+        POLICY.parents[1].joinpath("object-lock.md").read_text(),
+    )
+    statements = json.loads((POLICY.parent / "aws-writer.json").read_text())["Statement"]
+    (condition,) = [each["Condition"] for each in statements if each["Action"] == "s3:PutObjectRetention"]
+    assert condition == {
+        "NumericLessThanEquals": {"s3:object-lock-remaining-retention-days": str(int(retain) + 1)},
+    }
 
 
 def granted(statement: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -217,19 +217,23 @@ class Locker:
             unseen.discard(key)
             if not needed:
                 continue
-            versions = self._living(history)
-            self.done.objects += bool(versions)
+            versions = self._needed(history)
             until = self._terms.wanted(kept_until, self._retain, self._now)
             yield from ((version, until) for version in versions)
 
-    def _living(self, history: History) -> list[Version]:
-        """The versions of an object that is there. All of them: the first is the true one, the last the visible one."""
+    def _needed(self, history: History) -> list[Version]:
+        """All versions of an object that is there: the first is the true one, the last the visible one.
+
+        Deleted WAL may well be: retention let it go. A manifest or a pack that a kept backup needs may not: what is
+        below its marker is locked for longer, too, or it would be gone for good before anybody has seen to it.
+        """
         versions = list(itertools.takewhile(lambda version: not version.marker, history))
-        if not versions:
-            # Deleted WAL may well be: retention let it go. A manifest or a pack that a kept backup needs may not.
-            self.done.hidden += history[0].key in self._wanted.objects
+        self.done.objects += bool(versions)
         self.done.overwritten += len(versions) > 1
-        return versions
+        if versions or history[0].key not in self._wanted.objects:
+            return versions
+        self.done.hidden += 1
+        return [version for version in history if not version.marker]
 
     def _treat(self, what: tuple[Version, dt.datetime]) -> tuple[Lock | None, Lock | None]:
         """The lock that was found, and the one after."""
