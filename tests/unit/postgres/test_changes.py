@@ -11,16 +11,20 @@ from typing import Any
 
 import pytest
 
+from cryobackup.postgres.changed_blocks import ChangedBlocks, row_dtype
 from cryobackup.postgres.changes import (
     RACY_NANOSECONDS,
     ClusterState,
     Guards,
     Identity,
     Method,
+    Plan,
+    Summaries,
     Witness,
     guards,
     is_racy,
     is_same_version_file,
+    names_visibility_maps,
     parent_problem,
     plan_file,
 )
@@ -47,7 +51,26 @@ def method(
     trust: Guards = TRUSTED,
     same_directory: bool = True,
 ) -> Method:
-    return plan_file(found, relation_file(path), parent or entry(path), trust, same_directory=same_directory).method
+    return plan(found, parent or entry(path), path=path, trust=trust, same_directory=same_directory).method
+
+
+def plan(
+    found: Identity,
+    parent: Entry | None,
+    *,
+    path: str = PATH,
+    trust: Guards = TRUSTED,
+    same_directory: bool = True,
+) -> Plan:
+    return plan_file(
+        found,
+        relation_file(path),
+        parent,
+        trust,
+        same_directory=same_directory,
+        block_size=8192,
+        segment_blocks=131072,
+    )
 
 
 def test_unchanged() -> None:
@@ -96,7 +119,7 @@ def test_entries_that_prove_nothing() -> None:
     assert method(parent=entry(flags=model.DAMAGED_PAGES)) is Method.STORE
     assert method(parent=entry(flags=model.INCOMPLETE)) is Method.STORE
     assert method(parent=entry(type=model.SYMLINK)) is Method.STORE
-    assert plan_file(SEEN, None, None, TRUSTED, same_directory=True).method is Method.STORE
+    assert plan(SEEN, None).method is Method.STORE
 
 
 def test_racy() -> None:
@@ -130,6 +153,7 @@ def state(**changes: Any) -> ClusterState:
         segment_blocks=131072,
         wal_segment_size=16 << 20,
         page_checksums=True,
+        summarize_wal=False,
         now=NOW,
         witness=WITNESS,
     )
@@ -177,7 +201,7 @@ def test_a_parent_that_will_do() -> None:
     assert parent_problem(parent(), state()) is None
     assert parent_problem(parent(kind=model.INCREMENTAL, status=model.DAMAGED), state()) is None
     trust = guards(parent(), state())
-    assert trust == Guards(0x4000028)
+    assert trust == dataclasses.replace(TRUSTED, no_summaries="summarize_wal is off")
     assert trust.method is Method.PAGE_LSN
 
 
@@ -243,6 +267,86 @@ def test_hint_bits_in_wal_are_as_good_as_checksums() -> None:
 
 
 def test_a_restart_alone_is_no_harm() -> None:
-    assert guards(parent(), state(witness=dataclasses.replace(WITNESS, postmaster_started_at="later"))) == Guards(
-        0x4000028
-    )
+    trust = guards(parent(), state(witness=dataclasses.replace(WITNESS, postmaster_started_at="later")))
+    assert trust.no_identity is trust.no_page_lsn is None
+
+
+# WAL summaries
+
+
+@pytest.mark.parametrize(
+    ("words", "header", "now"),
+    [
+        ("they came with 17", parent(version=160001), state(version=160002, summarize_wal=True)),
+        ("is off", parent(), state()),
+        ("turned on or off", parent(page_checksums=False), state(summarize_wal=True)),
+        (None, parent(), state(summarize_wal=True)),
+        # What a crash of the host left is what WAL says; times are not asked.
+        (None, parent(None), state(summarize_wal=True)),
+    ],
+)
+def test_when_summaries_can_be_used(words: str | None, header: BackupHeader, now: ClusterState) -> None:
+    reason = guards(header, now).no_summaries
+    assert (reason is None) == (words is None)
+    assert (words or "") in (reason or "")
+
+
+def test_minors_whose_summaries_name_visibility_maps() -> None:
+    good = (170011, 170012, 180006, 190000, 200001)
+    bad = (170000, 170010, 180000, 180005)
+    assert [version for version in (*good, *bad) if names_visibility_maps(version)] == list(good)
+
+
+def summarised(*rows: tuple[int, int, int, int, int, bool], maps: bool = True) -> Guards:
+    """Rows: tablespace, database, relfilenode, fork, block, whether it is a limit."""
+    import numpy as np
+
+    changed = ChangedBlocks()
+    order = [(file, space, database, fork, block, limit) for space, database, file, fork, block, limit in rows]
+    changed.add(np.array(order, row_dtype()))
+    return dataclasses.replace(TRUSTED, no_identity="distrust", summaries=Summaries(changed, maps))
+
+
+def blocks_of(trust: Guards, found: Identity = CHANGED, parent: Entry | None = None, path: str = PATH) -> Any:
+    """Blocks to be read, or another method."""
+    made = plan(found, parent or entry(path), path=path, trust=trust, same_directory=False)
+    return made.method if made.blocks is None else made.blocks.tolist()
+
+
+def test_summaries_choose_blocks() -> None:
+    assert summarised().method is Method.WAL_SUMMARY
+    assert blocks_of(summarised()) == []
+    assert blocks_of(summarised((1663, 5, 16384, 0, 3, False), (1663, 5, 16384, 0, 9, False))) == [3, 9]
+    assert blocks_of(summarised((1663, 5, 16385, 0, 3, False), (1663, 6, 16384, 0, 3, False))) == []
+    # Of another fork, and of a block that the file does not have any more.
+    assert blocks_of(summarised((1663, 5, 16384, 2, 3, False), (1663, 5, 16384, 0, 10, False))) == []
+    one = (1664, 0, 1262, 0, 1, False)
+    assert blocks_of(summarised(one), path="global/1262") == [1]
+    one = (16400, 5, 16384, 0, 3 * 131072 + 4, False)
+    assert blocks_of(summarised(one), path="pg_tblspc/16400/PG_17_202406281/5/16384.3") == [4]
+
+
+def test_summaries_and_files_that_grew_or_shrank() -> None:
+    grown = CHANGED._replace(size=12 * 8192)
+    assert blocks_of(summarised(), grown) == [10, 11]
+    assert blocks_of(summarised((1663, 5, 16384, 0, 4, True)), grown) == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert blocks_of(summarised((1663, 5, 16384, 0, 4, True)), CHANGED._replace(size=4 * 8192)) == []
+    assert blocks_of(summarised((1663, 5, 16384, 0, 0, True))) is Method.STORE, "made anew"
+    assert blocks_of(summarised((1663, 5, 0, 0, 0, True))) is Method.STORE, "its database was made anew"
+    # Cut off before the beginning of its second file, which then grew again.
+    assert blocks_of(summarised((1663, 5, 16384, 0, 7, True)), path="base/5/16384.1") is Method.STORE
+    most = [(1663, 5, 16384, 0, block, False) for block in range(10)]
+    assert blocks_of(summarised(*most[:9])) == list(range(9))
+    assert blocks_of(summarised(*most)) is Method.STORE
+
+
+def test_what_summaries_do_not_tell() -> None:
+    assert blocks_of(summarised(), path="base/5/16384_vm") == []
+    assert blocks_of(summarised(maps=False), path="base/5/16384_vm") is Method.CONTENT
+    assert blocks_of(summarised(), path="base/5/16384_fsm") is Method.CONTENT
+    assert blocks_of(summarised(), path="base/5/16384_init") is Method.CONTENT
+    assert blocks_of(summarised(), path="pg_xact/0000") is Method.CONTENT
+    assert blocks_of(summarised(), CHANGED._replace(size=8193)) is Method.CONTENT
+    # Not the file that the parent saw, or one that it saw damaged.
+    assert blocks_of(summarised(), CHANGED._replace(inode=78)) is Method.CONTENT
+    assert blocks_of(summarised(), parent=entry(flags=model.DAMAGED_PAGES)) is Method.STORE

@@ -36,7 +36,8 @@ class Site:
     def choose(self) -> Choice:
         repository = self.made.open()
         state = ClusterState(
-            str(SYSTEM), 150000, 1, 99 * SEGMENT_SIZE, 20000, BLOCK, 131072, SEGMENT_SIZE, True, START + 99 * DAY,
+            str(SYSTEM), 150000, 1, 99 * SEGMENT_SIZE, 20000, BLOCK, 131072, SEGMENT_SIZE, True, False,
+            START + 99 * DAY,
             Witness("", "", None),
         )  # fmt: skip
         return choose_parent(Catalog.load(repository).backups, state, repository.locations)

@@ -153,9 +153,7 @@ class _Run:
                 self._reporter.note(f"taking a full backup: {reason}")
             copied = self._copy(session, facts, state, parent, fast_checkpoint=fast_checkpoint)
             self._wait_for_wal(session, facts, copied.stopped)
-            header = new_header(
-                session, facts, state, parent, copied, reason, label, started_at, finished_at=self._clock()
-            )
+            header = new_header(session, facts, state, copied, reason, label, started_at, finished_at=self._clock())
             commit = session.commit(header)
         return self._result(kind, header, commit, time.monotonic() - began)
 
@@ -173,6 +171,9 @@ class _Run:
         data_directory = self._cluster.data_directory
         start_lsn = start_backup(self._connection, f"cryobackup {session.backup_id}", fast=fast_checkpoint)
         next_oid = read_control(data_directory / CONTROL_FILE).next_oid
+        if parent is not None:
+            self._reporter.phase("asking for changes")
+            parent = parent.asked(self._connection, facts.version, start_lsn)
         walk = Walk(
             data_directory,
             major=facts.major,
@@ -191,6 +192,7 @@ class _Run:
             copier = Copier(
                 session,
                 readers,
+                block_size=state.block_size,
                 segment_blocks=state.segment_blocks,
                 guards=parent.guards if parent else None,
                 versions=parent.versions if parent else {},
@@ -207,7 +209,7 @@ class _Run:
         copier.settle(stopped.stop_lsn)
         if copier.counters.partial_pages:
             self._reporter.warn(f"{copier.counters.partial_pages} files of relations do not end with a whole page")
-        return Copied(copier, stopped, walk.tablespaces, start_lsn, next_oid)
+        return Copied(copier, parent, stopped, walk.tablespaces, start_lsn, next_oid)
 
     def _copy_all(self, walk: Walk, copier: Copier, parent: Parent | None) -> None:
         entries = ParentEntries(parent.manifest if parent else None)
@@ -339,6 +341,7 @@ def cluster_state(facts: Facts, now: dt.datetime) -> ClusterState:
         segment_blocks=control.relation_segment_blocks,
         wal_segment_size=control.wal_segment_size,
         page_checksums=facts.page_checksums,
+        summarize_wal=facts.settings.get("summarize_wal") == "on",
         now=now,
         witness=Witness(boot_id().split("/")[0], facts.postmaster_started_at, control.wal_log_hints),
     )

@@ -35,6 +35,7 @@ class Copied:
     """What the time between start and stop brought."""
 
     copier: Copier
+    parent: Parent | None
     stopped: Stopped
     tablespaces: dict[int, str]
     """Those whose links were met: OID to directory."""
@@ -46,7 +47,6 @@ def new_header(
     session: BackupSession,
     facts: Facts,
     state: ClusterState,
-    parent: Parent | None,
     copied: Copied,
     reason: str,
     label: str,
@@ -54,7 +54,7 @@ def new_header(
     finished_at: dt.datetime,
 ) -> BackupHeader:
     """``reason``: why there is this parent, or none."""
-    copier = copied.copier
+    copier, parent = copied.copier, copied.parent
     return BackupHeader(
         backup_id=session.backup_id,
         source=session.source,
@@ -119,6 +119,8 @@ def _change_detection(parent: Parent | None, reason: str, copier: Copier, state:
         # Why a better way was not open, for those who wonder about the size of the backup.
         if guards.no_identity:
             found["unchanged_not_trusted"] = guards.no_identity
+        if guards.no_summaries:
+            found["wal_summary_not_used"] = guards.no_summaries
         if guards.no_page_lsn:
             found["page_lsn_not_trusted"] = guards.no_page_lsn
     counters = dataclasses.asdict(copier.counters)

@@ -3,16 +3,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an incremental may take over from its parent. Pure: every decision, none of the reading.
 
-Three ways, tried in this order for each file; in doubt, the next one:
+Four ways, tried in this order for each file; in doubt, the next one:
 
 1. *Unchanged*: size, times, inode and device are those the parent saw, and the parent saw them when they
    were old enough to prove something. The file is not even opened.
-2. *Page LSN* (main forks of relations): pages whose LSN lies before the parent's start are those the parent
+2. *WAL summaries* (main forks and visibility maps; PostgreSQL 17 and newer): the server has written down which
+   blocks WAL changed, and those alone are read. What changes without WAL is a hint, and the parent's copy without it
+   is as good (PostgreSQL's own incremental backups rest on the same).
+3. *Page LSN* (main forks of relations): pages whose LSN lies before the parent's start are those the parent
    has. The checkpoint that the parent began with wrote every older change, and every change since then, hint
    bits and sequences included, had to raise the page's LSN, because it was the first since a checkpoint
    (``MarkBufferDirtyHint``, ``nextval_internal``). That needs page checksums or ``wal_log_hints``: without
    them, hint bits and PD_ALL_VISIBLE are set without a trace (``visibilitymap_set``).
-3. *Content*: bytes are compared with the digests in the parent's manifest, run by run. Needs no trust at all.
+4. *Content*: bytes are compared with the digests in the parent's manifest, run by run. Needs no trust at all.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import enum
 import typing as t
 
 from ..repository import model
+from .changed_blocks import Locator
 from .lsn import parse_lsn
 from .relfile import Fork
 
@@ -30,7 +34,13 @@ if t.TYPE_CHECKING:
     import os
 
     from ..repository.model import BackupHeader, Entry, PostgresInfo
+    from .changed_blocks import Blocks, ChangedBlocks
     from .relfile import RelationFile
+
+FIRST_WITH_SUMMARIES: t.Final = 17
+_MAPS_SUMMARIZED: t.Final = {17: 170011, 18: 180006}
+_WORTH_CHOOSING: t.Final = 0.9
+"""A file of which more has changed is stored whole (``GetFileBackupMethod``)."""
 
 RACY_NANOSECONDS = 2_000_000_000
 """File systems stamp files with a clock that ticks coarsely, at worst in steps of two seconds (FAT)."""
@@ -38,9 +48,14 @@ RACY_NANOSECONDS = 2_000_000_000
 
 class Method(enum.StrEnum):
     UNCHANGED = "unchanged"
+    WAL_SUMMARY = "wal-summary"
     PAGE_LSN = "page-lsn"
     CONTENT = "content"
     STORE = "store"
+
+
+_FORK_NUMBERS: t.Final = {Fork.MAIN: 0, Fork.VM: 2}
+"""``ForkNumber``."""
 
 
 class Identity(t.NamedTuple):
@@ -110,8 +125,13 @@ class ClusterState:
     segment_blocks: int
     wal_segment_size: int
     page_checksums: bool
+    summarize_wal: bool
     now: dt.datetime
     witness: Witness
+
+    @property
+    def has_summaries(self) -> bool:
+        return self.version // 10000 >= FIRST_WITH_SUMMARIES
 
 
 def parent_problem(parent: BackupHeader, state: ClusterState) -> str | None:
@@ -139,6 +159,15 @@ def parent_problem(parent: BackupHeader, state: ClusterState) -> str | None:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Summaries:
+    """What changed, from the parent's start to this backup's."""
+
+    changed: ChangedBlocks
+    maps: bool
+    """Whether they tell all changes of visibility maps, too."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Guards:
     """Which of the ways hold for this parent. A text is the reason why one does not."""
 
@@ -146,10 +175,15 @@ class Guards:
     """The parent's start."""
     no_identity: str | None = None
     no_page_lsn: str | None = None
+    no_summaries: str | None = None
+    summaries: Summaries | None = None
+    """What the server has summarised, once it was asked. Only the backup's start makes that possible."""
 
     @property
     def method(self) -> Method:
         """The best way for files that did change."""
+        if self.summaries is not None:
+            return Method.WAL_SUMMARY
         return Method.CONTENT if self.no_page_lsn else Method.PAGE_LSN
 
 
@@ -162,6 +196,7 @@ def guards(parent: BackupHeader, state: ClusterState) -> Guards:
         parse_lsn(info.start_lsn),
         _identity_problem(parent, witness, state),
         _page_lsn_problem(info, witness, state),
+        _summaries_problem(info, state),
     )
 
 
@@ -190,12 +225,35 @@ def _page_lsn_problem(info: PostgresInfo, witness: Witness | None, state: Cluste
     return None
 
 
+def _summaries_problem(info: PostgresInfo, state: ClusterState) -> str | None:
+    if not state.has_summaries:
+        return f"PostgreSQL {state.version // 10000} has no WAL summaries: they came with {FIRST_WITH_SUMMARIES}"
+    if not state.summarize_wal:
+        return "summarize_wal is off"
+    if info.page_checksums != state.page_checksums:
+        # pg_checksums writes pages without WAL.
+        return "page checksums were turned on or off since the parent"
+    return None
+
+
+def names_visibility_maps(version: int) -> bool:
+    """Whether a server's summaries name every changed block of visibility maps. ``version``: server_version_num.
+
+    Clearing a bit counted as no change before 17.11 and 18.6 (``visibilitymap_clear``).
+    """
+    return version >= _MAPS_SUMMARIZED.get(version // 10000, FIRST_WITH_SUMMARIES * 10000)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done with one file. ``parent`` is there for all methods but STORE."""
+    """What is to be done with one file. ``parent`` is there for all methods but STORE.
+
+    ``blocks``: for WAL_SUMMARY, the numbers within the file of those to be read.
+    """
 
     method: Method
     parent: Entry | None = None
+    blocks: Blocks | None = None
 
 
 _STORE = Plan(Method.STORE)
@@ -208,6 +266,8 @@ def plan_file(
     guards: Guards,
     *,
     same_directory: bool,
+    block_size: int,
+    segment_blocks: int,
 ) -> Plan:
     """How the file can be had with the least reading and storing.
 
@@ -219,6 +279,10 @@ def plan_file(
         return _STORE
     if guards.no_identity is None and is_unchanged(parent, found):
         return Plan(Method.UNCHANGED, parent)
+    if guards.summaries is not None and relation is not None and found.inode == parent.inode:
+        plan = _plan_by_summary(found, relation, parent, guards.summaries, block_size, segment_blocks)
+        if plan is not None:
+            return plan
     same_file = (found.device, found.inode) == (parent.device, parent.inode)
     if (
         guards.no_page_lsn is None
@@ -229,6 +293,27 @@ def plan_file(
     ):
         return Plan(Method.PAGE_LSN, parent)
     return Plan(Method.CONTENT, parent)
+
+
+def _plan_by_summary(
+    found: Identity, relation: RelationFile, parent: Entry, summaries: Summaries, block_size: int, segment_blocks: int
+) -> Plan | None:
+    """None for what summaries do not tell."""
+    fork = relation.name.fork
+    if fork is not Fork.MAIN and not (fork is Fork.VM and summaries.maps):
+        return None  # free space maps change without WAL
+    if found.size % block_size:
+        return None
+    first, blocks = relation.first_block(segment_blocks), found.size // block_size
+    needed = summaries.changed.needed(
+        Locator(relation.tablespace, relation.database, relation.name.relfilenode, _FORK_NUMBERS[fork]),
+        first,
+        first + blocks,
+        first + parent.size // block_size,
+    )
+    if needed is None or len(needed) > _WORTH_CHOOSING * blocks:
+        return _STORE
+    return Plan(Method.WAL_SUMMARY, parent, needed - first)
 
 
 def is_same_version_file(entry: Entry | None, found: Identity | None) -> bool:

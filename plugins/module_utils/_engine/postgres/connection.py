@@ -14,6 +14,8 @@ import typing as t
 from ..errors import ClusterError
 
 if t.TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import psycopg2.extensions
 
 CONNECT_TIMEOUT_SECONDS = 30.0
@@ -38,16 +40,16 @@ class Connection:
         import psycopg2
 
         self._asked = time.monotonic()
+        self._conninfo = conninfo
+        self._options: dict[str, t.Any] = {
+            "application_name": application_name,
+            "keepalives": 1,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 6,
+        }
         try:
-            self._connection: psycopg2.extensions.connection = psycopg2.connect(
-                conninfo,
-                application_name=application_name,
-                async_=True,
-                keepalives=1,
-                keepalives_idle=30,
-                keepalives_interval=10,
-                keepalives_count=6,
-            )
+            self._connection: psycopg2.extensions.connection = psycopg2.connect(conninfo, async_=True, **self._options)
             self._wait(timeout)
         except (psycopg2.Error, TimeoutError) as error:
             raise ClusterError(
@@ -121,6 +123,22 @@ class Connection:
         """The first column of the only row."""
         return self.row(statement, *values)[0]
 
+    def copy_out(self, statement: str, values: Sequence[object], write: Callable[[bytes], object]) -> None:
+        """Run ``COPY … TO STDOUT`` in a session of its own, and hand on what it says, row by row.
+
+        psycopg2 copies in blocking sessions only: a signal is noticed with the next row. Raises like ``query``.
+        """
+        import psycopg2
+
+        try:
+            with contextlib.closing(psycopg2.connect(self._conninfo, **self._options)) as session:
+                session.set_session(autocommit=True)
+                with session.cursor() as cursor:
+                    cursor.execute("SELECT pg_catalog.set_config('search_path', 'pg_catalog', false)")
+                    cursor.copy_expert(cursor.mogrify(statement, values), _Sink(write))
+        except psycopg2.Error as error:
+            raise self._refused(error) from error
+
     def keep_alive(self) -> None:
         """Ask something if nothing was asked for a while: to be called often while other work goes on.
 
@@ -186,6 +204,13 @@ class Connection:
         return ClusterError(
             f"PostgreSQL refused: {_text(error)}", hint="Its log may say more. Earlier backups are untouched."
         )
+
+
+class _Sink:
+    """What psycopg2 takes for a binary file."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.write = write
 
 
 def _text(error: Exception) -> str:

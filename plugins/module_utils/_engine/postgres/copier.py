@@ -22,6 +22,7 @@ if t.TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ..repository.session import BackupSession
+    from .changed_blocks import Blocks
     from .readers import Readers, Results
     from .relfile import RelationFile
 
@@ -45,6 +46,7 @@ class Counters:
     bytes_source: int = 0
     bytes_read: int = 0
     files_unchanged: int = 0
+    files_by_wal_summary: int = 0
     files_by_page_lsn: int = 0
     files_by_content: int = 0
     files_stored: int = 0
@@ -67,7 +69,7 @@ class _Batch:
 
     def add(self, piece: Piece) -> int:
         self.pieces.append(piece)
-        self.bytes += piece.stop - piece.start
+        self.bytes += piece.bytes_to_read
         return len(self.pieces) - 1
 
 
@@ -100,6 +102,7 @@ class Copier:
         session: BackupSession,
         readers: Readers,
         *,
+        block_size: int,
         segment_blocks: int,
         guards: Guards | None,
         versions: Mapping[bytes, Entry],
@@ -107,6 +110,7 @@ class Copier:
     ) -> None:
         self._session = session
         self._readers = readers
+        self._block_size = block_size
         self._segment_blocks = segment_blocks
         self._guards = guards
         self._versions = versions
@@ -167,7 +171,15 @@ class Copier:
         if self._guards is None:
             return Plan(Method.STORE)
         same = relation is not None and self._is_same_directory(found)
-        return plan_file(found.identity, relation, parent, self._guards, same_directory=same)
+        return plan_file(
+            found.identity,
+            relation,
+            parent,
+            self._guards,
+            same_directory=same,
+            block_size=self._block_size,
+            segment_blocks=self._segment_blocks,
+        )
 
     def _is_same_directory(self, found: Found) -> bool:
         """Whether the relation's database directory is the one that the parent saw."""
@@ -183,6 +195,8 @@ class Copier:
     def _schedule(self, found: Found, plan: Plan, relation: RelationFile | None) -> list[tuple[_Batch, int]]:
         first_block = relation.first_block(self._segment_blocks) if relation is not None else None
         size = found.identity.size
+        if plan.blocks is not None:
+            return self._schedule_blocks(found, plan, plan.blocks, first_block)
         if size <= _SMALL_FILE_BYTES:
             return [self._add_to_batch(self._piece(found, plan, first_block, 0, size))]
         parts = []
@@ -191,6 +205,31 @@ class Copier:
             number = batch.add(self._piece(found, plan, first_block, start, min(start + PIECE_BYTES, size)))
             self._submit(batch)
             parts.append((batch, number))
+        return parts
+
+    def _schedule_blocks(
+        self, found: Found, plan: Plan, blocks: Blocks, first_block: int | None
+    ) -> list[tuple[_Batch, int]]:
+        """Nothing to read of most files: no piece then."""
+        parts, at_once = [], PIECE_BYTES // self._block_size
+        for start in range(0, len(blocks), at_once):
+            piece = Piece(
+                found.source,
+                0,
+                found.identity.size,
+                found.identity.device,
+                found.identity.inode,
+                first_block,
+                plan.method,
+                blocks=blocks[start : start + at_once],
+                block_size=self._block_size,
+            )
+            if piece.bytes_to_read <= _SMALL_FILE_BYTES:
+                parts.append(self._add_to_batch(piece))
+                continue
+            batch = _Batch()
+            parts.append((batch, batch.add(piece)))
+            self._submit(batch)
         return parts
 
     def _piece(self, found: Found, plan: Plan, first_block: int | None, start: int, stop: int) -> Piece:
@@ -264,7 +303,9 @@ class Copier:
         self._add_entry(found, identity, extents, flags)
 
     def _count(self, plan: Plan, *, replaced: bool) -> None:
-        if plan.method is Method.PAGE_LSN and not replaced:
+        if plan.method is Method.WAL_SUMMARY:
+            self.counters.files_by_wal_summary += 1
+        elif plan.method is Method.PAGE_LSN and not replaced:
             self.counters.files_by_page_lsn += 1
         elif plan.method is Method.CONTENT and not replaced:
             self.counters.files_by_content += 1

@@ -86,16 +86,33 @@ def store_units(
     import numpy as np
 
     kinds = wanted.astype(np.int8) + (wanted & zero_units(data, unit))
-    borders = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
+    return _store_runs(writer, data, kinds, offset + np.arange(len(kinds), dtype=np.int64) * unit, unit)
+
+
+def store_blocks(writer: FrameWriter, blocks: npt.NDArray[np.int64], data: memoryview, unit: int) -> list[Row]:
+    """Store all units of ``data``, which are those of a file that ``blocks`` numbers, in ascending order."""
+    import numpy as np
+
+    return _store_runs(writer, data, 1 + zero_units(data, unit).astype(np.int8), blocks * unit, unit)
+
+
+def _store_runs(
+    writer: FrameWriter, data: memoryview, kinds: npt.NDArray[np.int8], offsets: npt.NDArray[np.int64], unit: int
+) -> list[Row]:
+    """``kinds``, of each unit: 0 not wanted, 1 wanted, 2 wanted and zero. ``offsets``: where it lies in its file."""
+    import numpy as np
+
+    parted = (np.diff(kinds) != 0) | (np.diff(offsets) != unit)
+    borders = [0, *(np.flatnonzero(parted) + 1).tolist(), len(kinds)]
     rows: list[Row] = []
     for first, last in itertools.pairwise(borders):
         if first == last or not kinds[first]:
             continue
-        start, stop = first * unit, min(last * unit, len(data))
+        offset, start, stop = int(offsets[first]), first * unit, min(last * unit, len(data))
         if kinds[first] == 1:
-            rows.append(writer.store(offset + start, data[start:stop]))
+            rows.append(writer.store(offset, data[start:stop]))
         else:
-            rows.append((offset + start, stop - start, xt.ZEROS, 0, 0, xt.UNKNOWN_DIGEST))
+            rows.append((offset, stop - start, xt.ZEROS, 0, 0, xt.UNKNOWN_DIGEST))
     return rows
 
 

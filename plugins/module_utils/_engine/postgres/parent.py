@@ -14,6 +14,7 @@ from ..repository import model
 from ..repository.manifest import Manifest
 from . import relfile
 from .changes import ClusterState, Guards, guards, parent_problem
+from .summaries import ask_server
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ if t.TYPE_CHECKING:
     from ..repository.repository import Repository
     from ..repository.session import BackupSession
     from ..storage.base import Location
+    from .connection import Connection
 
 
 LAGGING_AT_MOST: t.Final = dt.timedelta(days=7)
@@ -106,6 +108,13 @@ class Parent:
     guards: Guards
     versions: dict[bytes, Entry]
     """Entries of the PG_VERSION files of database directories, by path."""
+
+    def asked(self, connection: Connection, version: int, start_lsn: int) -> Parent:
+        """The same, when the server was asked what has changed until ``start_lsn``; see ``summaries.ask_server``."""
+        info = self.manifest.header.postgres
+        if info is None:
+            return self
+        return dataclasses.replace(self, guards=ask_server(connection, self.guards, info, version, start_lsn))
 
 
 def open_parent(session: BackupSession, state: ClusterState) -> Parent | str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import stat
 import threading
@@ -23,8 +24,7 @@ from ..repository import extents as xt
 from ..repository.packs import FRAME_TARGET_BYTES
 from . import page
 from .changes import Method
-from .frames import UNIT_BYTES, FrameWriter, Row, join_zeros, store_units
-from .lsn import MAX_LSN
+from .frames import UNIT_BYTES, FrameWriter, Row, join_zeros, store_blocks, store_units
 from .walk import unreadable
 
 if t.TYPE_CHECKING:
@@ -77,6 +77,13 @@ class Piece:
     """For PAGE_LSN: the parent has so many bytes of the file."""
     parent_extents: xt.Extents | None = None
     """For CONTENT: what the parent has of this piece."""
+    blocks: npt.NDArray[np.int64] | None = None
+    """For WAL_SUMMARY: the numbers, within the file, of the blocks to be read, ascending."""
+    block_size: int = 0
+
+    @property
+    def bytes_to_read(self) -> int:
+        return self.stop - self.start if self.blocks is None else len(self.blocks) * self.block_size
 
 
 class _Gathered(t.NamedTuple):
@@ -184,6 +191,9 @@ class FileReader:
         with self._opened(piece, result) as descriptor:
             if descriptor is None:
                 return result
+            if piece.blocks is not None:
+                result.extents = xt.build(join_zeros(self._read_blocks(piece, piece.blocks, descriptor, result)))
+                return result
             stop = result.size if piece.whole else piece.stop
             method = Method.STORE if result.replaced else piece.method
             rows: list[Row] = []
@@ -193,6 +203,46 @@ class FileReader:
                     rows += self._chunk(piece, method, descriptor, offset, data, result)
         result.extents = xt.build(join_zeros(rows))
         return result
+
+    def _read_blocks(
+        self, piece: Piece, blocks: npt.NDArray[np.int64], descriptor: int, result: PieceResult
+    ) -> list[Row]:
+        """Read and store blocks that may lie far from each other, as many at a time as the buffer holds."""
+        size = self._rules.block_size
+        at_once = CHUNK_BYTES // size
+        rows: list[Row] = []
+        for start in range(0, len(blocks), at_once):
+            some = blocks[start : start + at_once]
+            data = self._fill_blocks(piece, descriptor, some, result)
+            self._check_blocks(piece, descriptor, some, data, result)
+            rows += store_blocks(self.writer, some, data, size)
+            result.pages += len(some)
+        result.pages_stored = result.pages
+        result.bytes_stored = sum(row[1] for row in rows if row[2] != xt.ZEROS)
+        return rows
+
+    def _fill_blocks(
+        self, piece: Piece, descriptor: int, blocks: npt.NDArray[np.int64], result: PieceResult
+    ) -> memoryview:
+        """As ``_fill``. The disk is told of all before the first is waited for."""
+        import numpy as np
+
+        if self._stop.is_set():
+            raise Abandoned("the backup was given up")
+        size = self._rules.block_size
+        data = self._buffer[: len(blocks) * size]
+        self._throttle.take(len(data))
+        borders = [0, *(np.flatnonzero(np.diff(blocks) != 1) + 1).tolist(), len(blocks)]
+        runs = [(int(blocks[first]) * size, first * size, last * size) for first, last in itertools.pairwise(borders)]
+        with contextlib.ExitStack() as stack:
+            for offset, start, stop in runs:
+                stack.enter_context(_Advice(descriptor, offset, offset + stop - start))
+            for offset, start, stop in runs:
+                got = _read_at(piece.source, descriptor, data[start:stop], offset)
+                result.bytes_read += got
+                if got < stop - start:
+                    data[start + got : stop] = bytes(stop - start - got)
+        return data
 
     @contextlib.contextmanager
     def _opened(self, piece: Piece, result: PieceResult) -> t.Iterator[int | None]:
@@ -316,40 +366,50 @@ class FileReader:
         suspect: npt.NDArray[np.bool_],
     ) -> None:
         """Note broken pages in the result, and in ``suspect`` by their place in the chunk."""
+        import numpy as np
+
         size = self._rules.block_size
-        first = (piece.first_block or 0) + offset // size
-        bad = [block - first for block in self._suspects(data, first)]
+        first = offset // size
+        blocks = np.arange(first, first + len(data) // size, dtype=np.int64)
+        suspect[self._check_blocks(piece, descriptor, blocks, data, result)] = True
+        result.partial_page = result.partial_page or len(data) % size != 0
+
+    def _check_blocks(
+        self, piece: Piece, descriptor: int, blocks: npt.NDArray[np.int64], data: memoryview, result: PieceResult
+    ) -> list[int]:
+        """Note in the result which of the file's ``blocks``, that ``data`` holds, are broken; their places in it."""
+        import numpy as np
+
+        size, first = self._rules.block_size, piece.first_block or 0
+        bad = np.flatnonzero(self._suspects(data, first + blocks)).tolist()
         for attempt in range(_REREADINGS):
             if not bad:
                 break
             # PostgreSQL may be writing it this moment. Pages are written in less time than this.
             self._stop.wait(_REREAD_PAUSE_SECONDS * attempt)
-            bad = [at for at in bad if not self._is_sound_now(piece, descriptor, offset, data, at, first)]
+            bad = [at for at in bad if not self._is_sound_now(piece, descriptor, blocks[at : at + 1], data, at)]
         for at in bad:
-            suspect[at] = True
+            block = first + int(blocks[at])
             lsn = int(page.page_lsns(data[at * size : (at + 1) * size], block_size=size)[0])
             if lsn < self._rules.start_lsn:
-                result.damaged.append(first + at)
+                result.damaged.append(block)
             elif len(result.unsettled) < _UNSETTLED_AT_MOST:
-                result.unsettled.append((first + at, lsn))
-        result.partial_page = result.partial_page or len(data) % size != 0
+                result.unsettled.append((block, lsn))
+        return bad
 
-    def _suspects(self, data: memoryview, first_block: int) -> list[int]:
-        scan = page.verify_pages(
-            data, first_block, MAX_LSN, block_size=self._rules.block_size, checksums=self._rules.checksums
-        )
-        return [int(block) for block in scan.suspect]
+    def _suspects(self, data: memoryview, blocks: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        return page.suspect_pages(data, blocks, block_size=self._rules.block_size, checksums=self._rules.checksums)
 
     def _is_sound_now(
-        self, piece: Piece, descriptor: int, offset: int, data: memoryview, at: int, first_block: int
+        self, piece: Piece, descriptor: int, block: npt.NDArray[np.int64], data: memoryview, at: int
     ) -> bool:
         """Read one page of the chunk again, in place."""
         size = self._rules.block_size
         one = data[at * size : (at + 1) * size]
-        got = _read_at(piece.source, descriptor, one, offset + at * size)
+        got = _read_at(piece.source, descriptor, one, int(block[0]) * size)
         if got < size:
             one[got:] = bytes(size - got)
-        return not self._suspects(one, first_block + at)
+        return not self._suspects(one, (piece.first_block or 0) + block).any()
 
 
 def _read_at(source: bytes, descriptor: int, data: memoryview, offset: int) -> int:
