@@ -21,6 +21,12 @@ def main(argv: list[str] | None = None) -> int:
     if arguments == ["--version"]:  # asked by scripts and health checks all the time: imports nothing
         sys.stdout.write(f"cryobackup {__version__}\n")
         return 0
+    if "--socket" in arguments and "wal-push" in arguments:  # PostgreSQL waits: the archiver may have it already
+        from . import _archiver_client
+
+        exit_code = _archiver_client.run(arguments)
+        if exit_code is not None:
+            return exit_code
     from . import _frame
 
     return _frame.main(arguments)

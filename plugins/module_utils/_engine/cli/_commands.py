@@ -124,6 +124,12 @@ def _wal_push() -> CommandModule:
     return wal_push
 
 
+def _wal_archiver() -> CommandModule:
+    from . import wal_archiver
+
+    return wal_archiver
+
+
 def _wal_get() -> CommandModule:
     from . import wal_get
 
@@ -165,6 +171,7 @@ COMMANDS: t.Final = {
         Command("prune", "delete what retention does not keep", _prune),
         Command("lock", "keep objects locked for as long as retention keeps them", _lock),
         Command("wal-push", "archive a WAL file (archive_command)", _wal_push),
+        Command("wal-archiver", "archive WAL ahead of PostgreSQL, as a service", _wal_archiver),
         Command(
             "wal-get",
             "fetch a WAL file from the archive (restore_command)",

@@ -13,13 +13,16 @@ from ._frame import Outcome, Stopped
 if t.TYPE_CHECKING:
     import argparse
 
-    from ..config import Config
-    from ..postgres.archive_run import PushResult
     from ._frame import Context
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", type=Path, help="the file, as PostgreSQL gives it (%%p)")
+    parser.add_argument(
+        "--socket",
+        metavar="FILE",
+        help="let the archiver that listens there do it (wal-archiver); where none does, do it here",
+    )
     parser.add_argument(
         "--cluster", metavar="NAME", help="the cluster it must belong to (default: the one it is found in)"
     )
@@ -40,6 +43,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _push(path: Path, cluster: str | None, context: Context) -> Outcome:
+    from ..postgres.archive_backlog import note_result
     from ..postgres.archive_history import history_first
     from ..postgres.archive_run import archive
     from ..postgres.archive_source import WalSource, cluster_of
@@ -51,7 +55,7 @@ def _push(path: Path, cluster: str | None, context: Context) -> Outcome:
         result = archive(config, source)
     for each in (history, result):
         if each is not None:
-            _note(config, each, context)
+            note_result(config, each, context.reporter)
     return Outcome(
         {
             "cluster": owner.name,
@@ -64,17 +68,3 @@ def _push(path: Path, cluster: str | None, context: Context) -> Outcome:
             "caught_up": result.caught_up,
         }
     )
-
-
-def _note(config: Config, result: PushResult, context: Context) -> None:
-    """Optional locations that lack the file are told of and remembered until they have it."""
-    from ..errors import reason_of
-    from ..postgres.archive_backlog import note_missing, note_stored
-
-    for name, error in result.failed.items():
-        context.reporter.warn(f"{result.name} is archived, but not in location {name}: {reason_of(error, name)}")
-        if not note_missing(config.state_directory, name, result.system_identifier, result.name):
-            context.reporter.warn(f"and that could not be noted in {config.state_directory}")
-    for name in (*result.stored, *result.already):
-        if not config.repository.locations[name].required:
-            note_stored(config.state_directory, name, result.system_identifier, result.name)

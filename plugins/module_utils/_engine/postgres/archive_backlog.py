@@ -11,8 +11,14 @@ from __future__ import annotations
 
 import typing as t
 
+from ..errors import reason_of
+
 if t.TYPE_CHECKING:
     from pathlib import Path
+
+    from ..config import Config
+    from ..events import Reporter
+    from .archive_run import PushResult
 
 _DIRECTORY = "wal-backlog"
 
@@ -38,6 +44,17 @@ def note_stored(state_directory: Path, location: str, system_identifier: int, na
         _marker(state_directory, location, system_identifier, name).unlink(missing_ok=True)
     except OSError:
         return
+
+
+def note_result(config: Config, result: PushResult, reporter: Reporter) -> None:
+    """Optional locations that lack a file that was archived are told of, and remembered until they have it."""
+    for name, error in result.failed.items():
+        reporter.warn(f"{result.name} is archived, but not in location {name}: {reason_of(error, name)}")
+        if not note_missing(config.state_directory, name, result.system_identifier, result.name):
+            reporter.warn(f"and that could not be noted in {config.state_directory}")
+    for name in (*result.stored, *result.already):
+        if not config.repository.locations[name].required:
+            note_stored(config.state_directory, name, result.system_identifier, result.name)
 
 
 def read_backlog(state_directory: Path) -> dict[str, list[str]]:

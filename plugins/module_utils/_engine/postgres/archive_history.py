@@ -16,7 +16,7 @@ import typing as t
 from ..errors import SourceError
 from ..repository.repository import Repository
 from .archive_object import look_at_wal
-from .archive_run import PushResult, archive
+from .archive_run import Opened, PushResult, archive
 from .archive_source import WalSource
 from .wal import WalKind, history_name
 
@@ -29,7 +29,9 @@ if t.TYPE_CHECKING:
 _DIRECTORY = "wal-history"
 
 
-def history_first(config: Config, source: WalSource, data_directory: Path, reporter: Reporter) -> PushResult | None:
+def history_first(
+    config: Config, source: WalSource, data_directory: Path, reporter: Reporter, opened: Opened = Repository.open
+) -> PushResult | None:
     """See that the history of a segment's timeline is archived, once for each timeline; None when nothing was done.
 
     The state directory remembers it. Raises what ``archive`` raises, but for a history file that is not one, or that is
@@ -45,23 +47,23 @@ def history_first(config: Config, source: WalSource, data_directory: Path, repor
     if path.exists():
         try:
             with WalSource(path, data_directory) as history:
-                result = archive(config, history)
+                result = archive(config, history, opened)
         except SourceError as error:
             reporter.warn(f"{name} is not archived, and no recovery follows its timeline: {error.message}")
             return None
         _remember(seen)
         return result
-    if _is_archived(config, source.system_identifier, name):
+    if _is_archived(config, source.system_identifier, name, opened):
         _remember(seen)
     else:
         reporter.warn(f"{name} is neither in pg_wal nor in the archive: no recovery follows this timeline")
     return None
 
 
-def _is_archived(config: Config, system_identifier: int, name: str) -> bool:
+def _is_archived(config: Config, system_identifier: int, name: str, opened: Opened) -> bool:
     settings = config.repository
     required = {key: place for key, place in settings.locations.items() if place.required}
-    repository = Repository.open(dataclasses.replace(settings, locations=required))
+    repository = opened(dataclasses.replace(settings, locations=required))
     return all(
         look_at_wal(repository.keys, place, system_identifier, name) is not None for place in repository.locations
     )

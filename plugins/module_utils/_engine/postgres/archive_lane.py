@@ -12,12 +12,14 @@ import typing as t
 
 from ..errors import CryoError, KeyFileError, LocationError, RepositoryError
 from ..repository import names
-from ..repository.repository import Repository
 from .archive_backlog import note_stored, read_backlog
 from .archive_push import Push
 
 if t.TYPE_CHECKING:
-    from ..config import Config
+    from collections.abc import Callable
+
+    from ..config import Config, RepositoryConfig
+    from ..repository.repository import Repository
     from ..storage.base import Location
     from .archive_source import WalSource
 
@@ -30,7 +32,15 @@ class OptionalLane:
     The thread is a daemon: the process may end while it waits for an answer. An object half written has no name.
     """
 
-    def __init__(self, config: Config, name: str, source: WalSource, *, catch_up: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        source: WalSource,
+        opened: Callable[[RepositoryConfig], Repository],
+        *,
+        catch_up: bool,
+    ) -> None:
         self.name = name
         self.looked = threading.Event()
         self.ended = threading.Event()
@@ -42,6 +52,7 @@ class OptionalLane:
         self._began = time.monotonic()
         self._config = config
         self._source = source
+        self._opened = opened
         self._catches_up = catch_up
         self._go = threading.Event()
         self._stop = threading.Event()
@@ -73,7 +84,7 @@ class OptionalLane:
     def _serve(self) -> None:
         settings = self._config.repository
         only = dataclasses.replace(settings, locations={self.name: settings.locations[self.name]})
-        repository = Repository.open(only)
+        repository = self._opened(only)
         repository.require("write")
         push = Push(repository.keys, self._source, level=settings.compression_level)
         lacking = push.without_those_that_have_it(repository.locations)
@@ -101,7 +112,7 @@ class OptionalLane:
 
         settings = self._config.repository
         others = {name: place for name, place in settings.locations.items() if place.required}
-        sources = Repository.open(dataclasses.replace(settings, locations=others)) if others else None
+        sources = self._opened(dataclasses.replace(settings, locations=others)) if others else None
         if sources is None:
             return
         transfer = Transfer(

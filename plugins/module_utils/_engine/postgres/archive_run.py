@@ -21,9 +21,10 @@ from .archive_outages import Outages
 from .archive_push import Push
 
 if t.TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from ..config import Config
+    from ..config import Config, RepositoryConfig
     from .archive_source import WalSource
 
 _LOOK_SECONDS: t.Final = 5.0
@@ -52,17 +53,21 @@ class PushResult:
     """Earlier files that optional locations got now."""
 
 
-def archive(config: Config, source: WalSource) -> PushResult:
+Opened: t.TypeAlias = "Callable[[RepositoryConfig], Repository]"
+
+
+def archive(config: Config, source: WalSource, opened: Opened = Repository.open) -> PushResult:
     """Archive a file. On return it is durable in every required location; where none is required, in all of them.
 
-    Idempotent: an equal object already there is made durable and counts. Nothing is ever overwritten.
+    Idempotent: an equal object already there is made durable and counts. Nothing is ever overwritten. ``opened``
+    opens the repository, with some of its locations only.
 
     Raises ObjectConflict when a location, required or not, is seen to hold another file of this name: as a rule then
     nothing was written anywhere. Raises RepositoryError, with the id of the reason, when a required location could not
     take it or holds it damaged; others may have it by then, which the next attempt finds. Raises SourceError when the
     file changes while it is read.
     """
-    run = _Run(config, source)
+    run = _Run(config, source, opened)
     try:
         run.required()
     except (ObjectConflict, SourceError):
@@ -75,10 +80,11 @@ def archive(config: Config, source: WalSource) -> PushResult:
 
 
 class _Run:
-    def __init__(self, config: Config, source: WalSource) -> None:
+    def __init__(self, config: Config, source: WalSource, opened: Opened) -> None:
         locations = config.repository.locations
         self._config = config
         self._source = source
+        self._opened = opened
         self._outages = Outages(config.state_directory)
         self._required = {name: place for name, place in locations.items() if place.required}
         self._push: Push | None = None
@@ -100,11 +106,11 @@ class _Run:
                 id="location-waiting",
             )
         else:
-            self._lanes.append(OptionalLane(self._config, name, self._source, catch_up=waiting == 0))
+            self._lanes.append(OptionalLane(self._config, name, self._source, self._opened, catch_up=waiting == 0))
 
     def required(self) -> None:
         """The file is in every required location on return."""
-        repository = Repository.open(dataclasses.replace(self._config.repository, locations=self._required))
+        repository = self._opened(dataclasses.replace(self._config.repository, locations=self._required))
         repository.require("write")
         self._push = push = Push(repository.keys, self._source, level=repository.level)
         push.failed.update(repository.lost)

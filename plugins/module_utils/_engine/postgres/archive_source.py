@@ -30,8 +30,10 @@ _SMALL_FILE_BYTES = 1 << 20
 _LABEL_BEGIN = b"START WAL LOCATION: "
 
 
-def cluster_of(config: Config, path: Path, name: str | None = None) -> ClusterConfig:
+def cluster_of(config: Config, path: Path, name: str | None = None, *, here: Path | None = None) -> ClusterConfig:
     """The configured cluster that the WAL file ``path`` belongs to: ``name``, or the one whose pg_wal it lies in.
+
+    ``here``: where PostgreSQL started its command; by default where this process runs.
 
     Raises ClusterError ``foreign-data-directory`` when the file lies in no such directory, or when the command was
     started in another data directory: that is a restored or cloned copy, which must not archive into its source's
@@ -39,7 +41,9 @@ def cluster_of(config: Config, path: Path, name: str | None = None) -> ClusterCo
     """
     candidates = [config.cluster(name)] if name is not None else list(config.clusters.values())
     for cluster in candidates:
-        if _same(path.parent, cluster.data_directory / "pg_wal") and _started_there(cluster.data_directory):
+        if _same(path.parent, cluster.data_directory / "pg_wal") and _started_there(
+            here or Path.cwd(), cluster.data_directory
+        ):
             return cluster
     known = ", ".join(f"{cluster.name} ({cluster.data_directory})" for cluster in candidates) or "none"
     raise ClusterError(
@@ -58,9 +62,8 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _started_there(data_directory: Path) -> bool:
+def _started_there(here: Path, data_directory: Path) -> bool:
     """False when the working directory is another data directory: pg_wal of a clone may be a link to its source's."""
-    here = Path.cwd()
     return not (here / "global" / "pg_control").exists() or _same(here, data_directory)
 
 
