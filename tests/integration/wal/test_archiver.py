@@ -197,7 +197,7 @@ def test_another_users_word_does_not_count(service: Service, archive: WalLab, fi
     say_archived = (
         "import os, socket, sys\n"
         "os.setuid(65534)\n"
-        "listening = socket.socket(fileno=3)\n"
+        "listening = socket.socket(fileno=int(sys.argv[1]))\n"
         "listening.listen()\n"
         "print('ready', flush=True)\n"
         "while True:\n"
@@ -208,9 +208,11 @@ def test_another_users_word_does_not_count(service: Service, archive: WalLab, fi
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(service.socket))
         service.socket.chmod(0o777)
-        os.dup2(listening.fileno(), 3, inheritable=True)
         process = archive.workspace.popen(
-            ["/usr/bin/python3", "-c", say_archived], as_server=False, pass_fds=(3,), stdout=subprocess.PIPE
+            ["/usr/bin/python3", "-c", say_archived, str(listening.fileno())],
+            as_server=False,
+            pass_fds=(listening.fileno(),),
+            stdout=subprocess.PIPE,
         )
         assert process.stdout.readline() == b"ready\n"
         assert service.push(finished.data_dir, finished.segments[0]).returncode == 0
@@ -299,6 +301,14 @@ def test_only_one_for_each_cluster(service: Service, archive: WalLab) -> None:
     assert "cannot listen" in result.stderr
 
 
+PASS_ON = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 def test_systemd_passes_the_socket_and_is_told(service: Service, archive: WalLab, finished: FinishedWal) -> None:
     told = archive.workspace.path / "notify.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, socket.socket(socket.AF_UNIX) as listening:
@@ -308,12 +318,13 @@ def test_systemd_passes_the_socket_and_is_told(service: Service, archive: WalLab
         listening.bind(str(service.socket))
         service.socket.chmod(0o777)
         listening.listen()
-        os.dup2(listening.fileno(), 3, inheritable=True)
-        # What LISTEN_PID has to be is known in the process alone.
         command = [archive.runtime, "--config", archive.config_path, "wal-archiver", "main"]
-        script = f"export LISTEN_PID=$$; exec {shlex.join(map(str, command))}"
         environment = {"NOTIFY_SOCKET": str(told), "WATCHDOG_USEC": "300000", "LISTEN_FDS": "1"}
-        process = archive.workspace.popen(["/bin/sh", "-c", script], env=environment, pass_fds=(3,))
+        process = archive.workspace.popen(
+            ["/usr/bin/python3", "-c", PASS_ON, str(listening.fileno()), *command],
+            env=environment,
+            pass_fds=(listening.fileno(),),
+        )
         heard = [notify.recv(100) for _unused in range(3)]
         assert heard[0] == b"READY=1"
         assert b"WATCHDOG=1" in heard
