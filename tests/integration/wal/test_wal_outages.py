@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cryobackup.postgres.archive_backlog import read_backlog
+from cryobackup.postgres.archive_backlog import note_missing, read_backlog
 from cryobackup.postgres.archive_outages import Outages
 from tests.lab import Cluster, LiveWriter, Workspace, wait_until
 
@@ -132,6 +132,20 @@ def test_what_an_optional_location_lacks_comes_with_later_files(twofold: WalLab,
     for name in finished.segments:
         near, far = (twofold.object(finished.system_identifier, name, place) for place in ("near", "far"))
         assert near.read_bytes() == far.read_bytes()
+
+
+def test_what_retention_removed_meanwhile_does_not_stop_the_later_files(twofold: WalLab, finished: FinishedWal) -> None:
+    """Oldest first, a few at a time: of eight that are nowhere any more the ninth would never have its turn."""
+    name, last = finished.segments[:2]
+    with twofold.away(twofold.paths["far"]):
+        twofold.push(finished.data_dir, name)
+    for number in range(8):
+        note_missing(twofold.state, "far", int(finished.system_identifier) - 1, f"0000000100000000{number:08X}")
+    twofold.workspace.account.own(twofold.state, recursive=True)
+    for _unused in range(2):
+        twofold.push(finished.data_dir, last)
+    assert read_backlog(twofold.state) == {}
+    assert twofold.object(finished.system_identifier, name, "far").exists()
 
 
 def test_with_much_to_archive_only_the_required_locations_count(twofold: WalLab, finished: FinishedWal) -> None:

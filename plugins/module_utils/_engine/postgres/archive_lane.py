@@ -16,7 +16,7 @@ from .archive_backlog import note_stored, read_backlog
 from .archive_push import Push
 
 if t.TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..config import Config, RepositoryConfig
     from ..repository.repository import Repository
@@ -133,10 +133,20 @@ class OptionalLane:
                     transfer.whole(key)
                     self.caught_up += 1
             except NowhereGood:
-                continue  # retention removed it, or `verify` has to tell: no reason to stop archiving
+                # No reason to stop archiving. Damage is for `verify` to tell, and what retention removed is not owed.
+                if not _is_nowhere(sources.locations, key):
+                    continue
             except (LocationError, RepositoryError, KeyFileError):
                 return
             note_stored(directory, self.name, int(system), name)
+
+
+def _is_nowhere(locations: Iterable[Location], key: str) -> bool:
+    """Whether it is surely in none of them."""
+    try:
+        return all(location.stat(key) is None for location in locations)
+    except LocationError:
+        return False
 
 
 def missing_module(location: str, error: ModuleNotFoundError) -> LocationError:
