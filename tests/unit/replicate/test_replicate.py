@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from cryobackup.config import Config
 from cryobackup.errors import ConfigError, RepositoryError
 from cryobackup.events import Silent
 from cryobackup.postgres.archive_backlog import note_missing, read_backlog
+from cryobackup.replicate import backup as backup_module
 from cryobackup.replicate.delivery import Options
 from cryobackup.replicate.result import ReplicateResult
 from cryobackup.replicate.run import replicate
@@ -25,6 +28,7 @@ from cryobackup.repository.catalog import Catalog, write_note
 from cryobackup.repository.lease import lease_held, new_lease
 from cryobackup.repository.model import PIN, PRUNING, REPLICATING, Note, pack_names
 from cryobackup.retention_policy import Policy, Rule
+from cryobackup.storage.posix import PosixLocation
 from tests.faults.small_repository import SEGMENT_SIZE, START, SYSTEM, SmallRepository, sample, two_backups
 
 FIRST, SECOND = 2 * SEGMENT_SIZE + 40, 3 * SEGMENT_SIZE + 40
@@ -297,6 +301,29 @@ def test_repair_deletes_nothing_when_there_is_nothing_better(site: Site) -> None
     assert {name: site.objects(name)[key] for name in before} == before
 
 
+@pytest.mark.parametrize("others", [(), ("there", "far")], ids=["no-other-location", "others-lack-the-backup"])
+def test_damage_that_no_other_location_can_mend_is_told(site: Site, others: tuple[str, ...]) -> None:
+    locations = site.config.repository.locations
+    only = {name: locations[name] for name in ("here", *others)}
+    site.config = dataclasses.replace(
+        site.config, repository=dataclasses.replace(site.config.repository, locations=only)
+    )
+    site.damage("here", site.pack(site.ids[1]))
+    result = site.run(repair=True, destinations=("here",))
+    assert result.exit_code == 3
+    assert [(problem.object, problem.backup) for problem in result.problems] == [(site.pack(site.ids[1]), site.ids[1])]
+
+
+def test_a_named_backup_that_is_not_where_it_is_read_from(site: Site) -> None:
+    which = Which((site.ids[1],))
+    assert site.run(which, sources=("far",), destinations=("here",)).problems == [], "it is there already"
+    result = site.run(which, sources=("far",), destinations=("there",))
+    assert result.exit_code == 3
+    [problem] = result.problems
+    assert (problem.location, problem.backup, problem.error.id) == ("there", site.ids[1], "replicate-no-source")
+    assert "it is in here" in problem.error.message
+
+
 def test_an_object_that_is_missing_comes_back(site: Site) -> None:
     site.run()
     (site.path("there") / site.pack(site.ids[0])).unlink()
@@ -350,12 +377,58 @@ def test_a_location_that_is_away(site: Site) -> None:
     site.restores_from("there")
 
 
-def test_a_backup_that_is_just_being_made_there_is_left_to_its_run(site: Site) -> None:
-    repository = site.made.open()
-    there = next(place for place in repository.locations if place.name == "there")
-    with lease_held(repository.keys, there, new_lease("main", site.ids[1], None, START)):
+class TestLeaseOfABackup:
+    """``there`` has a lease of the run that makes, or made, the newest backup; ``here`` has its manifest."""
+
+    @pytest.fixture(autouse=True)
+    def _prepare(self, site: Site) -> None:
+        self.repository = site.made.open()
+        lease = new_lease("main", site.ids[1], None, START)
+        self.lease = dataclasses.replace(lease, host="another", boot_id="its boot")
+        self.held = contextlib.ExitStack()
+
+    def hold(self, *places: str) -> None:
+        for place in self.repository.locations:
+            if place.name in places:
+                self.held.enter_context(lease_held(self.repository.keys, place, self.lease))
+
+    def test_while_it_is_made_it_is_left_to_its_run(self, site: Site) -> None:
+        self.hold("here", "there")
+        result = site.run(destinations=("there",), patience=0.0)
+        assert result.locations["there"].backups == [site.ids[0]]
+        assert result.exit_code == 3, "it is not there"
+        [problem] = result.problems
+        assert (problem.backup, problem.error.id) == (site.ids[1], "replicate-being-made")
+        self.held.close()
+        assert site.run(destinations=("there",)).locations["there"].backups == [site.ids[1]]
+
+    def test_it_is_waited_for_a_little(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hold("here", "there")
+        monkeypatch.setattr(backup_module, "_PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr(backup_module.time, "sleep", lambda _seconds: self.held.close())
         result = site.run(destinations=("there",))
-    assert result.locations["there"].backups == [site.ids[0]]
+        assert (result.exit_code, result.locations["there"].backups) == (0, list(reversed(site.ids)))
+
+    def test_one_that_the_location_kept_when_it_failed_in_that_run(self, site: Site) -> None:
+        """From another host, which cannot see whether that process is gone."""
+        self.hold("there")
+        result = site.run(destinations=("there",))
+        assert (result.exit_code, result.locations["there"].backups) == (0, list(reversed(site.ids)))
+
+    def test_those_of_a_host_that_may_not_delete(self, site: Site) -> None:
+        self.hold("here", "there")
+        path = site.path("here") / names.manifest("main", site.ids[1])
+        old = path.stat().st_mtime - 3700
+        os.utime(path, (old, old))
+        result = site.run(destinations=("there",))
+        assert (result.exit_code, result.locations["there"].backups) == (0, list(reversed(site.ids)))
+
+    def test_a_damaged_lease_of_another_backup_stops_nothing(self, site: Site) -> None:
+        path = site.path("there") / "leases/main/20260101T000000Z-00000000"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no lease at all")
+        assert site.run(destinations=("there",)).exit_code == 0
+        site.restores_from("there")
 
 
 def test_while_a_prune_deletes_nothing_is_brought(site: Site) -> None:
@@ -396,6 +469,32 @@ def test_what_wal_push_noted_as_owed_is_settled(site: Site) -> None:
     note_missing(site.config.state_directory, "there", SYSTEM, name)
     site.run()
     assert read_backlog(site.config.state_directory) == {}
+
+
+def test_what_is_nowhere_any_more_is_not_owed(site: Site) -> None:
+    """Retention removed it everywhere before the location came back."""
+    state = site.config.state_directory
+    note_missing(state, "there", SYSTEM, "0" * 7 + "1" + "0" * 16)
+    site.path("far").rename(site.path("far").with_name("away"))
+    site.run()
+    assert "there" in read_backlog(state), "far may have it"
+    site.path("far").with_name("away").rename(site.path("far"))
+    site.run()
+    assert read_backlog(state) == {}
+
+
+def test_what_a_killed_run_left_is_durable_before_a_manifest_relies_on_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been killed between giving a name and making the name durable."""
+    confirmed = []
+    monkeypatch.setattr(PosixLocation, "confirm", lambda self, key: confirmed.append((self.name, key)))
+    site.run(destinations=("there",))
+    assert confirmed == []
+    shutil.rmtree(site.path("there") / "manifests")
+    site.run(destinations=("there",))
+    left = [key for key in site.objects("there") if key.startswith(("packs/", "wal/"))]
+    assert sorted(confirmed) == sorted(("there", key) for key in left)
 
 
 def test_large_objects_wait_in_a_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ import os
 import time
 import typing as t
 
-from ..errors import BusyError, DamageError, LocationError, RepositoryError
+from ..errors import BusyError, DamageError, LocationError, ObjectMissing, RepositoryError, UnknownEpoch
 from ..repository import names
-from ..repository.lease import is_dead, lease_held, new_lease, prunes_under_way, read_leases
+from ..repository.lease import LEASE_PERIOD_SECONDS, is_dead, lease_held, new_lease, prunes_under_way, read_lease
 from ..repository.model import REPLICATING, pack_names
 from .result import Problem
 from .stock import wal_needed
@@ -24,6 +24,8 @@ if t.TYPE_CHECKING:
     from .delivery import Delivery
 
 _PAUSE_SECONDS: t.Final = 0.5
+_COMMIT_SECONDS: t.Final = 3600.0
+"""A backup whose manifest has been somewhere for so long is not still on its way to other locations."""
 
 
 class BackupCopy:
@@ -46,14 +48,14 @@ class BackupCopy:
         self.problems: list[Problem] = []
 
     def run(self) -> None:
-        if self._is_being_made():
+        manifest = names.manifest(self._backup.source, self._backup.id)
+        if self._is_left_to_its_run(manifest):
             return
         with contextlib.ExitStack() as leases:
             self._take_leases(leases)
             self._wait_for_prunes()
-            manifest = names.manifest(self._backup.source, self._backup.id)
             was_there = self._place.stat(manifest) is not None
-            changed = self._bring_what_it_needs()
+            changed = self._bring_what_it_needs(was_there=was_there)
             if not self.problems and not was_there:
                 self._commit(manifest)
             elif not self.problems:
@@ -61,19 +63,54 @@ class BackupCopy:
             if self.problems:
                 self._forgive_deletion(manifest)
 
-    def _is_being_made(self) -> bool:
-        """Whether the run that makes it is still at work there: it will finish it itself."""
-        name = names.lease(self._backup.source, self._backup.id)
-        now = self._place.now()
-        for info, lease in read_leases(self._keys, self._place):
-            if info.key == name and not is_dead(lease, info, now):
+    def _is_left_to_its_run(self, manifest: str) -> bool:
+        """Wait a little while the run that makes it may be about to finish it there; it is a problem if it does not."""
+        began = time.monotonic()
+        while self._is_being_made(manifest):
+            if self._place.stat(manifest) is not None:
                 return True
+            if time.monotonic() - began >= self._delivery.job.options.patience:
+                self._problem(manifest, _being_made(self._place, self._backup))
+                return True
+            time.sleep(_PAUSE_SECONDS)
         return False
 
+    def _is_being_made(self, manifest: str) -> bool:
+        """Whether the run that makes it is still at work there: it will finish it itself.
+
+        Its lease alone does not tell: it stays where the location failed in the middle of that run, and wherever
+        nothing may be deleted. A run that goes on has one beside every manifest too, and writes all of them at once.
+        """
+        if not self._has_lease(self._place):
+            return False
+        for source in self._transfer.sources.others(self._place):
+            with contextlib.suppress(LocationError):
+                info = source.stat(manifest)
+                is_new = info is not None and source.now() - info.modified < _COMMIT_SECONDS
+                if is_new and self._has_lease(source):
+                    return True
+        return False
+
+    def _has_lease(self, place: Location) -> bool:
+        """Whether the run that makes the backup has a lease there, and may live."""
+        info = place.stat(names.lease(self._backup.source, self._backup.id))
+        if info is None:
+            return False
+        now = place.now()
+        try:
+            return not is_dead(read_lease(self._keys, place, info), info, now)
+        except ObjectMissing:
+            return False
+        except (DamageError, UnknownEpoch):
+            return now - info.modified <= LEASE_PERIOD_SECONDS
+
     def _forgive_deletion(self, manifest: str) -> None:
-        """A prune may have deleted the backup meanwhile: then nothing is missing."""
+        """A prune may have deleted the backup meanwhile, everywhere: then nothing is missing."""
+        if self._transfer.sources.breaker.failures:
+            return
         with contextlib.suppress(LocationError):
-            if all(place.stat(manifest) is None for place in self._transfer.sources.others(self._place)):
+            places = [self._place, *self._transfer.sources.others(self._place)]
+            if all(place.stat(manifest) is None for place in places):
                 self.problems.clear()
 
     def _take_leases(self, leases: contextlib.ExitStack) -> None:
@@ -108,7 +145,7 @@ class BackupCopy:
                 )
             time.sleep(_PAUSE_SECONDS)
 
-    def _bring_what_it_needs(self) -> bool:
+    def _bring_what_it_needs(self, *, was_there: bool) -> bool:
         """R3 and R4: packs, WAL, notes. Whether anything was written."""
         tasks = []
         for name, (size, digest) in sorted(self._packs.items()):
@@ -119,6 +156,9 @@ class BackupCopy:
                 tasks.append(Task(name, size, digest, check=True))
             elif found != size:
                 self._problem(name, _wrong_size(self._place, name, found, size))
+            elif not was_there and name not in self._delivery.durable:
+                # Of a run that was killed, perhaps right before it could make the name durable.
+                tasks.append(Task(name, size, digest, believed=True))
         for key, size in wal_needed(self._backup, self._delivery.others):
             name, is_there = names.wal(*key), key in self._delivery.stock.wal
             if name not in self._delivery.sound:
@@ -142,7 +182,7 @@ class BackupCopy:
             self._listed[owner] = {info.key: info.size for info in self._place.list(names.packs(owner))}
         return self._listed[owner]
 
-    def _problem(self, name: str, error: RepositoryError) -> None:
+    def _problem(self, name: str, error: RepositoryError | BusyError) -> None:
         self.problems.append(Problem(self._place.name, name, error, self._backup.id))
 
     # The commit
@@ -189,6 +229,16 @@ class BackupCopy:
                     hint="Something deletes objects there. Run `cryobackup verify --all`.",
                     id="backup-incomplete",
                 )
+
+
+def _being_made(location: Location, backup: BackupRecord) -> BusyError:
+    return BusyError(
+        f"location {location.name!r}: backup {backup.id} is not there, and the run that makes it, on host "
+        f"{backup.header.host}, may be just about to finish it there",
+        hint="Run it again later. If that run is over and could not remove its lease, it is brought there one "
+        "hour after it ended.",
+        id="replicate-being-made",
+    )
 
 
 def _wrong_size(location: Location, name: str, found: int, size: int) -> DamageError:

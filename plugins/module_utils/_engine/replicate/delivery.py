@@ -11,8 +11,9 @@ import threading
 import typing as t
 
 from ..errors import ObjectConflict, ObjectMissing
-from ..postgres.archive_backlog import note_stored, read_backlog
+from ..postgres.archive_backlog import note_stored
 from ..repository import names
+from ..repository.model import pack_names
 from ..repository.wraps import read_wraps
 from ..storage.base import put
 from ..verify.parallel import in_parallel
@@ -72,6 +73,10 @@ class Job:
     reporter: Reporter
     now: dt.datetime
     problems: list[Problem]
+    owed: dict[str, list[str]]
+    """What ``wal-push`` had noted, by location, before anything was listed (``read_backlog``)."""
+    sees_all: bool
+    """Whether all locations that there are can be read from."""
 
 
 class Delivery:
@@ -84,6 +89,13 @@ class Delivery:
         self.brought = brought
         self.sound: set[str] = set()
         """Names of objects that are there and whole, as far as this run saw."""
+        self.durable = {
+            name
+            for backup in job.wanted.backups
+            if place.name in backup.locations
+            for name in pack_names(backup.header)
+        }
+        """Names of packs that a manifest relies on there already."""
         self.written = 0
         """Objects."""
         self.transfer = Transfer(
@@ -150,14 +162,17 @@ class Delivery:
         self._settle_backlog()
 
     def _settle_backlog(self) -> None:
-        """What ``wal-push`` noted as owed to the location is not owed any more."""
+        """What ``wal-push`` noted as owed to the location is not owed any more: it is there, or nowhere any more."""
         directory, name = self.job.state_directory, self.stock.location.name
-        for owed in read_backlog(directory).get(name, []):
+        sees_all = self.job.sees_all and not self.job.sources.breaker.failures
+        for owed in self.job.owed.get(name, []):
             system, _unused, file = owed.partition("/")
             if not system.isdigit():
                 continue
-            if (int(system), file) in self.stock.wal or names.wal(int(system), file) in self.sound:
-                note_stored(directory, name, int(system), file)
+            key = int(system), file
+            is_there = key in self.stock.wal or names.wal(*key) in self.sound
+            if is_there or (sees_all and not any(key in stock.wal for stock in self.others)):
+                note_stored(directory, name, *key)
 
     def _tell(self, done: Iterable[Done]) -> None:
         place = self.stock.location.name
@@ -187,12 +202,14 @@ class Delivery:
         return failed
 
     def _note(self, done: Done, failed: list[Done]) -> None:
-        self.job.reporter.advance(done.task.size)
+        if done.written or not done.task.believed:
+            self.job.reporter.advance(done.task.size)
         if done.problem is not None:
             self._hopeless[done.task.name] = done.problem
             failed.append(done)
             return
         self.sound.add(done.task.name)
+        self.durable.add(done.task.name)
         if done.written:
             self.written += 1
             count(self.brought, self.transfer, done)

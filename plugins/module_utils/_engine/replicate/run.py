@@ -14,19 +14,21 @@ import typing as t
 
 from ..errors import BusyError, ConfigError, LocationError, ObjectMissing, RepositoryError, reason_of
 from ..locks import locked
+from ..postgres.archive_backlog import read_backlog
 from ..postgres.throttle import Throttle
 from ..prune_preview import plan_now
+from ..repository import names
 from ..repository.catalog import Catalog
 from ..repository.known import remember
 from ..repository.repository import Repository
 from .delivery import Delivery, Job, Options
 from .result import Brought, Problem, ReplicateResult
 from .stock import Lack, Stock, lack
-from .transfer import Sources
+from .transfer import NowhereGood, Sources
 from .wanted import Wanted, Which, choose
 
 if t.TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from ..config import Config
@@ -114,11 +116,23 @@ def replicate_repository(
     broken = [each for each in catalog.broken if not isinstance(each.error, ObjectMissing)]
     result.problems += [Problem("", each.name, each.error) for each in broken]
     sources = Sources([place for place in repository.locations if _is_source(options, place.name)])
-    wanted = _in_sources(choose(catalog, which, lambda: plan_now(repository, catalog, policy, now)), sources)
+    chosen = choose(catalog, which, lambda: plan_now(repository, catalog, policy, now))
+    wanted = _in_sources(chosen, sources)
     stop = threading.Event()
     throttle = Throttle(options.bandwidth_limit, stop.wait)
     job = Job(
-        repository.keys, sources, wanted, options, state_directory, throttle, stop, reporter, now, result.problems
+        repository.keys,
+        sources,
+        wanted,
+        options,
+        state_directory,
+        throttle,
+        stop,
+        reporter,
+        now,
+        result.problems,
+        read_backlog(state_directory),
+        sees_all=not options.sources and not repository.lost,
     )
     for name in configured:
         _note_lost(result, options, name, repository.lost.get(name))
@@ -128,6 +142,8 @@ def replicate_repository(
             stop.clear()
             result.locations[place.name] = Brought()
             _bring_to(job, place, stocks, result.locations[place.name])
+            if which.named:
+                result.problems += _not_to_be_had(chosen, wanted, place)
     failed = {name for name, brought in result.locations.items() if brought.error is not None}
     result.problems += [problem for problem in sources.problems if problem.object or problem.location not in failed]
     result.read = dict(sources.read)
@@ -159,6 +175,18 @@ def _in_sources(wanted: Wanted, sources: Sources) -> Wanted:
         return tuple(backup for backup in backups if known & {*backup.locations})
 
     return dataclasses.replace(wanted, first=to_be_had(wanted.first), then=to_be_had(wanted.then))
+
+
+def _not_to_be_had(chosen: Wanted, wanted: Wanted, place: Location) -> Iterator[Problem]:
+    """Backups that were asked for by name, are not there, and are in none of the locations to be read."""
+    ids = {backup.id for backup in wanted.backups}
+    for backup in chosen.backups:
+        if backup.id not in ids and place.name not in backup.locations:
+            error = NowhereGood(
+                f"no location that is to be read has backup {backup.id}: it is in {', '.join(backup.locations)}",
+                hint="Leave --from out, or name one of these with it.",
+            )
+            yield Problem(place.name, names.manifest(backup.source, backup.id), error, backup.id)
 
 
 def _bring_to(job: Job, place: Location, stocks: list[Stock], brought: Brought) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ..errors import LocationError, RepositoryError
+from ..errors import LocationError, ObjectMissing, RepositoryError
 
 if t.TYPE_CHECKING:
     from ..storage.base import Location
@@ -28,7 +28,7 @@ class Task:
     check: bool = False
     wal: WalKey | None = None
     believed: bool = False
-    """It was there when the location was listed, and is only brought if it is not there any more."""
+    """It was there when the location was listed: it is made durable, and brought only if it is not there any more."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,11 +59,20 @@ def _do(transfer: Transfer, task: Task) -> int:
             if task.wal is not None and not transfer.same_wal(task.wal):
                 raise _two_histories(transfer.destination, task.name)
             return 0
-    elif task.believed and transfer.destination.stat(task.name) is not None:
+    elif task.believed and _is_durable(transfer.destination, task.name):
         return 0
     if task.digest is None:
         return transfer.whole(task.name, replace=task.check)
     return transfer.pack(task.name, task.size, task.digest, replace=task.check)
+
+
+def _is_durable(location: Location, name: str) -> bool:
+    """Whether the object is there, and survives a loss of power from now on."""
+    try:
+        location.confirm(name)
+    except ObjectMissing:
+        return False
+    return True
 
 
 def _two_histories(location: Location, name: str) -> RepositoryError:
