@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cryobackup.events import Silent
+from cryobackup.postgres import backup as backup_module
 from cryobackup.postgres.backup import take_backup
 from cryobackup.postgres.restore import RestoreRequest, restore_cluster
 from cryobackup.repository import names
@@ -106,6 +107,80 @@ def test_lost_in_the_middle_of_a_backup_and_of_a_restore(twofold: RestoreLab, mo
     assert restored.locations["far"]["bytes_read"] > restored.locations["near"]["bytes_read"]
     assert any("near failed during the restore" in warning for warning in restored.warnings)
     prove_restore(lab.workspace, target, rows=writer.expect_all())
+
+
+def test_a_required_location_is_lost_in_the_middle_of_a_restore(
+    workspace: Workspace, runtime: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The restore finishes, and says what recovery will want to know; named, recovery gets to the end."""
+    lab = RestoreLab(workspace, runtime, cluster, locations={"near": True, "far": True})
+    sample_data(cluster, 24)
+    monkeypatch.setattr(packs_module, "JOINED_BYTES", 1 << 20)
+    with LiveWriter(cluster) as writer:
+        writer.wait_rows(50)
+        lab.backup()
+        writer.wait_rows(writer.count + 50)
+    lab.archive_everything()
+    target = lab.place("restored")
+    with monkeypatch.context() as patch:
+        let_vanish(lab, patch, "near", read=6)
+        restored = restore_cluster(
+            lab.config(),
+            SOURCE,
+            RestoreRequest(target, workers=1),
+            reporter=Silent(),
+            clock=lambda: dt.datetime.now(dt.UTC),
+        )
+    assert (restored.status, restored.locations["near"]["status"]) == ("ok", "failed")
+    assert any("--delta --without near" in warning for warning in restored.warnings)
+    workspace.account.own(target, recursive=True)
+    lab.restore(target, "--delta", "--without", "near")
+    prove_restore(workspace, target, rows=writer.expect_all())
+
+
+def vanishes_before(monkeypatch: pytest.MonkeyPatch, function: str, path: Path) -> None:
+    """The directory is taken away right before the backup calls that function for the first time."""
+    original = getattr(backup_module, function)
+
+    def call(*arguments: object, **more: object) -> object:
+        if path.exists():
+            path.rename(path.with_name(f"{path.name}.lost"))
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(backup_module, function, call)
+
+
+@pytest.mark.parametrize("when", ["copying", "copied", "waiting"])
+def test_a_required_location_is_lost_in_the_middle_of_a_backup(
+    workspace: Workspace, runtime: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """PostgreSQL archives nothing from then on: the backup itself brings its WAL to the location that is left."""
+    lab = RestoreLab(workspace, runtime, cluster, locations={"near": True, "far": True})
+    lab.set(archive_timeout=10)
+    sample_data(cluster, 24)
+    monkeypatch.setattr(packs_module, "PACK_TARGET_BYTES", 1 << 20)
+    config = lab.config()
+    with LiveWriter(cluster) as writer:
+        writer.wait_rows(50)
+        with monkeypatch.context() as patch:
+            if when == "copying":
+                let_vanish(lab, patch, "far", create=4)
+            else:
+                function = {"copied": "segment_names", "waiting": "wait_for_wal"}[when]
+                vanishes_before(patch, function, lab.locations["far"])
+            result = take_backup(config, config.cluster(SOURCE), reporter=Silent())
+    assert (result.status, result.exit_code) == ("degraded", 3)
+    assert (result.locations["near"], result.locations["far"] is None) == (None, False)
+    workspace.account.own(lab.directory, recursive=True)
+    target = lab.place("restored")
+    lab.restore(target, "--immediate", "--without", "far")
+    prove_restore(workspace, target)
+    # The location comes back, and with it the archive: nothing is in the way of what PostgreSQL still owes.
+    far = lab.locations["far"]
+    far.with_name("far.lost").rename(far)
+    lab.archive_everything()
+    lab.restore("end", "--without", "far")
+    prove_restore(workspace, lab.place("end"), rows=writer.expect_all())
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import typing as t
 
 from ..errors import ConfigError, LocationError, reason_of
 from ..locks import locked
-from ..repository import model
+from ..repository import model, names
 from ..repository.catalog import Catalog
 from ..repository.epochs import behind
 from ..repository.known import remember
@@ -23,9 +23,10 @@ from ..repository.lease import boot_id
 from ..repository.repository import Repository
 from ..repository.session import BackupSession
 from .archive_outages import Outages
-from .archive_wait import WalWait, archived_here, wait_for_wal
+from .archive_wait import WalNotArchived, WalWait, archived_here, wait_for_wal
 from .backup_header import Copied, new_header
 from .backup_mode import Stopped, start_backup, stop_backup
+from .backup_wal import bring_wal
 from .changes import ClusterState, Witness
 from .connection import Connection
 from .control import read_control
@@ -49,6 +50,7 @@ if t.TYPE_CHECKING:
     from ..events import Reporter
     from ..repository.model import BackupHeader
     from ..repository.session import CommitResult
+    from ..storage.base import Location
 
 LABEL_CHARACTERS: t.Final = 200
 NEWEST_TESTED_MAJOR: t.Final = 18
@@ -227,19 +229,36 @@ class _Run:
     def _wait_for_wal(self, session: BackupSession, facts: Facts, stopped: Stopped) -> None:
         """Without the WAL written meanwhile a backup is none. A location that lacks it does not get the backup."""
         self._reporter.phase("waiting for WAL")
-        start = stopped.label
-        places = {place.name: place for place in session.fanout.healthy}
-        wait = wait_for_wal(
-            list(places.values()),
-            facts.system_identifier,
-            segment_names(start.start_timeline, start.start_lsn, stopped.stop_lsn, facts.control.wal_segment_size),
-            timeout=self._cluster.archive_timeout,
-            keys=self._repository.keys,
-            explain=lambda: self._explain_archiver(session.fanout.lost),
-            glance=archived_here(self._cluster.data_directory),
-        )
-        for name in wait.missing:
-            session.fanout.lose(places[name], _lacks_wal(name, wait))
+        start, size = stopped.label, facts.control.wal_segment_size
+        segments = [*segment_names(start.start_timeline, start.start_lsn, stopped.stop_lsn, size)]
+        session.fanout.each(_must_answer)
+        while (wait := self._wait_in(session, facts, segments)) is None:
+            self._reporter.note("a location was lost: waiting for the WAL in the others")
+        for place in session.fanout.healthy:
+            if place.name in wait.missing:
+                session.fanout.lose(place, _lacks_wal(place.name, wait))
+
+    def _wait_in(self, session: BackupSession, facts: Facts, segments: list[str]) -> WalWait | None:
+        """None when a location that was waited for in vain turns out to be lost."""
+        lost, places = session.fanout.lost, session.fanout.healthy
+        keys, level = self._repository.keys, self._repository.level
+        if any(self._config.repository.locations[name].required for name in lost):
+            bring_wal(self._cluster.data_directory, segments, places, keys, level=level, reporter=self._reporter)
+        try:
+            return wait_for_wal(
+                places,
+                facts.system_identifier,
+                segments,
+                timeout=self._cluster.archive_timeout,
+                keys=keys,
+                explain=lambda: self._explain_archiver(session.fanout.lost),
+                glance=archived_here(self._cluster.data_directory),
+            )
+        except WalNotArchived:
+            session.fanout.each(_must_answer)
+            if session.fanout.lost.keys() == lost.keys():
+                raise
+            return None
 
     def _explain_archiver(self, lost: Iterable[str]) -> str:
         rows = self._connection.query(
@@ -264,6 +283,16 @@ class _Run:
                 self._reporter.warn(f"location {name} does not have the backup: {reason_of(error, name)}")
         requests = {location.name: location.requests() for location in self._repository.locations}
         return BackupResult.of(header, requested=kind, locations=locations, seconds=seconds, requests=requests)
+
+
+def _must_answer(location: Location) -> None:
+    """Raises LocationError when the location was lost since something was last written there."""
+    if location.stat(names.REPOSITORY_JSON) is None:
+        raise LocationError(
+            f"location {location.name!r}: {location.describe()} holds no repository any more",
+            hint="Was it unmounted just now? Nothing was changed.",
+            id="not-initialised",
+        )
 
 
 def choose(repository: Repository, source: str, kind: str, state: ClusterState, reporter: Reporter) -> Choice:

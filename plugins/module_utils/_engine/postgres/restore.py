@@ -98,7 +98,7 @@ def restore_cluster(
         with holding(repository, backup, clock(), told):
             done = build(prepared, recovery, workers=workers, durable=True, reporter=told, now=clock(), keeper=keeper)
         _fill(result, done)
-        _tell_of_failed(repository, told)
+        _tell_of_failed(repository, request, told)
         _tell_about_wal(done.wal, request.target, told)
         if request.start:
             start(result, request, prepared, _programs(config, source, request), told)
@@ -408,10 +408,16 @@ def _locations(repository: Repository) -> dict[str, dict[str, t.Any]]:
     return found
 
 
-def _tell_of_failed(repository: Repository, told: Reporter) -> None:
+def _tell_of_failed(repository: Repository, request: RestoreRequest, told: Reporter) -> None:
+    required = {location.name for location in repository.locations if location.required}
     for name, error in repository.breaker.failures.items():
         others = ", ".join(other for other in repository.breaker.read if other != name)
-        told.warn(f"location {name} failed during the restore ({reason_of(error, name)}): the rest is from {others}")
+        words = f"location {name} failed during the restore ({reason_of(error, name)}): the rest is from {others}"
+        if name in required and name not in request.without:
+            words += (
+                f". Recovery stops where only it may have more WAL: --delta --without {name} if it is lost for good"
+            )
+        told.warn(words)
 
 
 def _fill(result: RestoreResult, done: Materialised) -> None:
