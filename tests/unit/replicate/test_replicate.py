@@ -314,6 +314,25 @@ def test_damage_that_no_other_location_can_mend_is_told(site: Site, others: tupl
     assert [(problem.object, problem.backup) for problem in result.problems] == [(site.pack(site.ids[1]), site.ids[1])]
 
 
+def test_a_quota_holds_back_backups_and_no_wal(site: Site) -> None:
+    def limit(quota: int) -> None:
+        locations = site.config.repository.locations
+        limited = {**locations, "there": dataclasses.replace(locations["there"], quota=quota)}
+        repository = dataclasses.replace(site.config.repository, locations=limited)
+        site.config = dataclasses.replace(site.config, repository=repository)
+
+    limit(100)
+    result = site.run()
+    assert result.exit_code == 3
+    there = result.locations["there"]
+    assert (there.backups, there.packs, there.wal) == ([], 0, 2)
+    assert {(problem.location, problem.error.id) for problem in result.problems} == {("there", "location-full")}
+    assert result.locations["far"].backups == list(reversed(site.ids))
+    limit(1 << 30)
+    assert site.run().exit_code == 0
+    site.restores_from("there")
+
+
 def test_a_named_backup_that_is_not_where_it_is_read_from(site: Site) -> None:
     which = Which((site.ids[1],))
     assert site.run(which, sources=("far",), destinations=("here",)).problems == [], "it is there already"

@@ -10,7 +10,7 @@ import os
 import time
 import typing as t
 
-from ..errors import BusyError, DamageError, LocationError, ObjectMissing, RepositoryError, UnknownEpoch
+from ..errors import BusyError, DamageError, LocationError, LocationFull, ObjectMissing, RepositoryError, UnknownEpoch
 from ..repository import names
 from ..repository.lease import LEASE_PERIOD_SECONDS, is_dead, lease_held, new_lease, prunes_under_way, read_lease
 from ..repository.model import REPLICATING, pack_names
@@ -163,6 +163,11 @@ class BackupCopy:
             name, is_there = names.wal(*key), key in self._delivery.stock.wal
             if name not in self._delivery.sound:
                 tasks.append(Task(name, size, wal=key, check=self._repair and is_there, believed=is_there))
+        try:
+            self._delivery.must_have_room(sum(task.size for task in tasks if not (task.check or task.believed)))
+        except LocationFull as full:
+            self._problem(names.manifest(self._backup.source, self._backup.id), full)
+            return False
         changed = self._do(tasks)
         self._delivery.bring_notes(self._backup)
         return changed

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import threading
 import typing as t
 
-from ..errors import ObjectConflict, ObjectMissing
+from ..errors import LocationFull, ObjectConflict, ObjectMissing
 from ..postgres.archive_backlog import note_stored
 from ..repository import names
+from ..repository.holdings import count as count_holdings
 from ..repository.model import pack_names
 from ..repository.wraps import read_wraps
 from ..storage.base import put
 from ..verify.parallel import in_parallel
+from ..words import format_bytes
 from .backup import BackupCopy
 from .result import Problem
 from .tasks import Done, Task, count, do
@@ -24,7 +27,7 @@ from .transfer import Transfer
 
 if t.TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from ..crypto.keys import KeyRing
@@ -77,6 +80,8 @@ class Job:
     """What ``wal-push`` had noted, by location, before anything was listed (``read_backlog``)."""
     sees_all: bool
     """Whether all locations that there are can be read from."""
+    quotas: Mapping[str, int]
+    """Bytes that may lie in a location, by its name."""
 
 
 class Delivery:
@@ -114,6 +119,23 @@ class Delivery:
         self._bring_backups(self.job.wanted.first, lacking)
         self._bring_wal(missing)
         self._bring_backups(self.job.wanted.then, lacking)
+
+    @functools.cached_property
+    def _room(self) -> int | None:
+        """Bytes that its quota left in the location when this run began; None where there is none."""
+        quota = self.job.quotas.get(self.stock.location.name)
+        return None if quota is None else max(0, quota - count_holdings(self.stock.location).bytes)
+
+    def must_have_room(self, size: int) -> None:
+        """Raises LocationFull when so many bytes more would go beyond the quota."""
+        if self._room is None or self.brought.bytes + size <= self._room:
+            return
+        left = format_bytes(max(0, self._room - self.brought.bytes))
+        raise LocationFull(
+            f"location {self.stock.location.name!r}: its quota leaves {left}, and {format_bytes(size)} are needed",
+            hint="Earlier backups are untouched. Let `cryobackup prune` make room, or raise the `quota`, then run it "
+            "again.",
+        )
 
     def _bring_keys(self) -> None:
         """The public part of every epoch, so that wrong keys are noticed there, too."""

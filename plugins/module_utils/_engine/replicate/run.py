@@ -28,7 +28,7 @@ from .transfer import NowhereGood, Sources
 from .wanted import Wanted, Which, choose
 
 if t.TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from ..config import Config
@@ -76,6 +76,9 @@ def replicate(
             state_directory=config.state_directory,
             reporter=reporter,
             now=clock(),
+            quotas={
+                name: place.quota for name, place in config.repository.locations.items() if place.quota is not None
+            },
         )
 
 
@@ -105,6 +108,7 @@ def replicate_repository(
     state_directory: Path,
     reporter: Reporter,
     now: dt.datetime,
+    quotas: Mapping[str, int] | None = None,
 ) -> ReplicateResult:
     """As ``replicate``, in an open repository; ``configured``: the names of all locations, also of those not open."""
     began = time.monotonic()
@@ -133,6 +137,7 @@ def replicate_repository(
         result.problems,
         read_backlog(state_directory),
         sees_all=not options.sources and not repository.lost,
+        quotas=quotas or {},
     )
     for name in configured:
         _note_lost(result, options, name, repository.lost.get(name))
