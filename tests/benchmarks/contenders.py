@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from tests.lab import Cluster, Workspace
+from tests.lab import Cluster, Workspace, wait_until
 
 from .stores import Store
 
@@ -37,6 +39,9 @@ class Contender(Protocol):
     def wal_push(self, segment: Path) -> list[str]:
         """As ``archive_command`` does it."""
 
+    def archiving_ahead(self) -> contextlib.AbstractContextManager[str]:
+        """What archives several segments at a time, made ready; gives the ``archive_command`` for it."""
+
 
 class Cryobackup:
     """This project."""
@@ -44,6 +49,9 @@ class Cryobackup:
     name = "cryobackup"
 
     def __init__(self, workspace: Workspace, cluster: Cluster, program: Path, workers: int, store: Store) -> None:
+        self._workspace = workspace
+        # For the archiver's socket.
+        workspace.account.own(workspace.path)
         self.program = program
         self.version = workspace.run([program, "--version"]).stdout.strip().removeprefix("cryobackup ")
         home = workspace.directory("cryobackup")
@@ -81,6 +89,19 @@ class Cryobackup:
 
     def wal_push(self, segment: Path) -> list[str]:
         return [*self._command, "wal-push", str(segment)]
+
+    @contextlib.contextmanager
+    def archiving_ahead(self) -> Iterator[str]:
+        where = self._workspace.path / "archiver.sock"
+        socket = ["--socket", str(where)]
+        service = [*self._command, "--quiet", "wal-archiver", SOURCE, *socket, "--workers", str(self._workers)]
+        process = self._workspace.popen(service)
+        try:
+            wait_until(where.exists, "the archiver")
+            yield f"{shlex.join([*self._command, 'wal-push', *socket])} %p"
+        finally:
+            process.terminate()
+            process.wait()
 
 
 class PgBackRest:
@@ -133,3 +154,7 @@ class PgBackRest:
 
     def wal_push(self, segment: Path) -> list[str]:
         return [*self._command, "archive-push", str(segment)]
+
+    @contextlib.contextmanager
+    def archiving_ahead(self) -> Iterator[str]:
+        yield f"{shlex.join([*self._command, '--archive-async', 'archive-push'])} %p"

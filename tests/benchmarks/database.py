@@ -22,6 +22,7 @@ HEAP_SHARE = 0.73
 """The rest are indexes, and the 24 MB of a new cluster's catalogs."""
 EXTRA_INDEXES = {"orders": "(status, amount)", "samples": "(note)"}
 PAGE = 8192
+FIRST_WITH_SUMMARIES = 17
 SETTLE_SECONDS = 2.5
 SETTINGS: Mapping[str, str | bool] = {
     "shared_buffers": "256MB",
@@ -35,7 +36,8 @@ SETTINGS: Mapping[str, str | bool] = {
 
 def build(workspace: Workspace, installation: Installation, gigabytes: float) -> Cluster:
     """A cluster of about this size (10^9 bytes), checksums on, with realistic rows in several tables."""
-    cluster = workspace.cluster(installation=installation, settings=SETTINGS)
+    summaries = {"summarize_wal": True} if installation.major >= FIRST_WITH_SUMMARIES else {}
+    cluster = workspace.cluster(installation=installation, settings={**SETTINGS, **summaries})
     megabytes = gigabytes * 1e9 / 2**20 * HEAP_SHARE
 
     def fill(table: str) -> None:

@@ -48,6 +48,7 @@ CHANGED = 0.001
 """Share of pages that change before an incremental backup and before a delta restore."""
 STARTS = 20
 PUSHES = 5
+DRAINED = 32
 QUIET_LOAD = 0.7
 SIGNIFICANT = 0.95
 """A restored directory with less than this share of the bytes is not a restore. (Shared memory, statistics and
@@ -106,6 +107,19 @@ class Benchmark:
         for segment in segments:
             for contender in turns:
                 self._measure("wal-push, one segment", contender, contender.wal_push(segment), segment.parent)
+        for contender in turns:
+            self._drain(contender)
+
+    def _drain(self, contender: Contender) -> None:
+        """Segments that have piled up, until PostgreSQL knows the last of them to be archived."""
+        count = len(write_segments(self._cluster, DRAINED))
+        operation = f"{DRAINED} segments drained"
+        with contender.archiving_ahead() as command:
+            started = time.monotonic()
+            archive_with(self._cluster, command)
+            seconds = (time.monotonic() - started) * DRAINED / count
+        say(f"  {operation:<32} {contender.name:<11} {seconds:8.3f} s")
+        self.report.add(operation, contender.name, Run(seconds, 0.0, 0, 0.0))
 
     def _compress_only(self) -> None:
         """What compression alone costs, on the same cores."""

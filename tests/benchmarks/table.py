@@ -71,6 +71,8 @@ class Report:
         middle = statistics.median(seconds)
         stored = statistics.median(run.stored_bytes for run in runs)
         requests = statistics.median(run.requests for run in runs)
+        cpu = statistics.median(run.cpu_seconds for run in runs)
+        peak = max(run.peak_bytes for run in runs)
         per_gigabyte = requests / self.database_bytes * 1e9 if operation in WHOLE else 0
         ratio = self._ratio(operation) if name == self._names[0] else None
         return (
@@ -79,12 +81,12 @@ class Report:
             _seconds(middle),
             f"{_seconds(min(seconds))}–{_seconds(max(seconds))}",
             f"{self.database_bytes / middle / 1e6:.0f}" if operation in WHOLE else "",
-            f"{statistics.median(run.cpu_seconds for run in runs):.2f}",
-            f"{max(run.peak_bytes for run in runs) / 1e6:.0f}",
+            f"{cpu:.2f}" if cpu else "",
+            f"{peak / 1e6:.0f}" if peak else "",
             f"{stored / 1e6:.1f}" if stored else "",
             f"{requests:.0f}" if requests else "",
             f"{per_gigabyte:.0f}" if per_gigabyte else "",
-            f"{statistics.median(run.others for run in runs):.2f}",
+            f"{statistics.median(run.others for run in runs):.2f}" if peak else "",
             "" if ratio is None else f"{ratio:.2f}",
         )
 

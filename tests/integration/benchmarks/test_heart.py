@@ -44,6 +44,7 @@ def test_heart_measures_every_operation(
         "incremental, 0.1 % changed": 1,
         "incremental, nothing changed": 1,
         "wal-push, one segment": 5,
+        "32 segments drained": 1,
     }
     [full] = runs["full backup"]
     # The launcher's own few megabytes would mean that another process was measured.
