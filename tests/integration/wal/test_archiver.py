@@ -272,14 +272,18 @@ def test_files_of_nobody(service: Service, archive: WalLab, finished: FinishedWa
     assert "cannot be read" in result.stderr
 
 
-def test_a_configuration_that_changes(service: Service, archive: WalLab, finished: FinishedWal) -> None:
-    """Another location counts from the next file on; a mistake archives nothing, and says so."""
+def test_a_configuration_that_changes(service: Service, archive: WalLab, ready: FinishedWal) -> None:
+    """Another location counts from the next answer on; a mistake archives nothing, and says so."""
+    finished = ready
     service.start()
-    assert service.push(finished.data_dir, finished.segments[0]).returncode == 0
+    wait_until(lambda: all(archived(archive, ready, name) for name in ready.segments), "all segments in the archive")
+    before = archive.config_path.read_text()
     archive.config_path.write_text("repository: {locations: {}}\n")
     result = service.push(finished.data_dir, finished.segments[1])
     assert result.returncode == 1
     assert "error:" in result.stderr
+    archive.config_path.write_text(before)
+    assert service.push(finished.data_dir, finished.segments[0]).returncode == 0
     archive.settings["repository"]["locations"]["more"] = {"type": "posix", "path": str(archive.directory / "more")}
     archive.write_config()
     archive.run("init", "--new", "more", check=True)

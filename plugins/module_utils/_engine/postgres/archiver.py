@@ -29,7 +29,7 @@ from .archiver_settings import Openings, Settings
 from .wal import WalKind, parse_wal_name
 
 if t.TYPE_CHECKING:
-    from ..config import ClusterConfig
+    from ..config import ClusterConfig, Config
     from ..events import Reporter
 
 _LOOK_SECONDS: t.Final = 1.0
@@ -62,11 +62,12 @@ class Identity(t.NamedTuple):
 
 
 class _Task:
-    """One file, once. ``error`` counts when it has ended."""
+    """One file, once, to where the configuration wants it. ``error`` counts when it has ended."""
 
-    def __init__(self, path: Path, identity: Identity) -> None:
+    def __init__(self, path: Path, identity: Identity, config: Config) -> None:
         self.path = path
         self.identity = identity
+        self.config = config
         self.ended = threading.Event()
         self.error: BaseException | None = None
 
@@ -129,8 +130,8 @@ class Archiver:
         path = here / path
         cluster_of(config, path, cluster.name, here=here)
         while True:
-            task = self._wanted(path)
-            self._look_ahead(cluster)
+            task = self._wanted(path, config)
+            self._look_ahead(config, cluster)
             task.ended.wait()
             if task.error is not None:
                 raise task.error
@@ -138,15 +139,15 @@ class Archiver:
             if Identity.of(path) == task.identity:
                 return
 
-    def _wanted(self, path: Path) -> _Task:
+    def _wanted(self, path: Path, config: Config) -> _Task:
         """The file's task, with nothing before it but what is under way."""
         identity = Identity.of(path)
         with self._changed:
             if self._stopping:
                 raise _stopping(path.name)
             task = self._tasks.get(path.name)
-            if task is None or task.identity != identity or task.has_failed:
-                task = self._tasks[path.name] = _Task(path, identity)
+            if task is None or task.identity != identity or task.config is not config or task.has_failed:
+                task = self._tasks[path.name] = _Task(path, identity, config)
             elif task in self._queue:
                 self._queue.remove(task)
             else:
@@ -160,10 +161,10 @@ class Archiver:
     def _watch(self) -> None:
         while not self._stopping:
             with contextlib.suppress(CryoError):  # a configuration that is being written: who asks is told
-                self._look_ahead(self.settings.now()[1])
+                self._look_ahead(*self.settings.now())
             time.sleep(_LOOK_SECONDS)
 
-    def _look_ahead(self, cluster: ClusterConfig) -> None:
+    def _look_ahead(self, config: Config, cluster: ClusterConfig) -> None:
         """Queue what PostgreSQL will ask for next, and forget what it knows to be archived."""
         directory = cluster.data_directory / "pg_wal"
         ready = _ready(directory)
@@ -178,7 +179,7 @@ class Archiver:
                 if task is not None and not task.has_failed:
                     continue
                 with contextlib.suppress(SourceError):  # archived and removed meanwhile
-                    task = self._tasks[name] = _Task(directory / name, Identity.of(directory / name))
+                    task = self._tasks[name] = _Task(directory / name, Identity.of(directory / name), config)
                     self._queue.append(task)
             self._changed.notify_all()
 
