@@ -190,7 +190,7 @@ def test_objects_that_somebody_deleted_are_told_and_stay_locked_below_their_mark
 
 def test_a_manifest_that_nobody_can_read_is_told_and_keeps_no_other_from_being_locked(made: LockedRepository) -> None:
     full, _incremental, _wal = two_backups(made)
-    name = names.manifest("main", names.new_id(dt.datetime.now(dt.UTC), b"fals"))
+    name = names.manifest("main", names.new_id(dt.datetime.now(dt.UTC), b"junk"))
     put(made.open().locations[0], name, b"nonsense")
     report = made.lock()
     assert report.exit_code == 3
