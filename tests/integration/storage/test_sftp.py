@@ -522,6 +522,7 @@ def test_a_server_that_opens_no_directories(
 
     async def open_file(self: asyncssh.SFTPClient, path: str, *arguments: Any, **keywords: Any) -> object:
         if path in directories:
+            await self.stat(path)  # the server takes its time to say no
             raise asyncssh.SFTPFailure("is a directory")
         return await originals["open"](self, path, *arguments, **keywords)
 

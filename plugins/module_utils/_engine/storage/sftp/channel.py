@@ -293,3 +293,20 @@ class _Worker:
 def _some(seconds: float) -> float:
     """About as long: those who lost a connection together must not all come back together."""
     return seconds * random.SystemRandom().uniform(0.75, 1.25)
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def later(closing: t.Coroutine[t.Any, t.Any, None]) -> None:
+    """Nobody waits for the answer to a close."""
+    task = asyncio.ensure_future(_quietly(closing))
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+async def _quietly(closing: t.Coroutine[t.Any, t.Any, None]) -> None:
+    import asyncssh
+
+    with contextlib.suppress(asyncssh.Error, OSError):
+        await closing

@@ -17,7 +17,7 @@ import typing as t
 from ...errors import LocationError, ObjectMissing
 from ..base import Capacity, ObjectInfo, check_key
 from . import errors
-from .channel import BLOCK, Channel, Operation, Session
+from .channel import BLOCK, Channel, Operation, Session, later
 from .writer import SftpWriter
 
 if t.TYPE_CHECKING:
@@ -87,7 +87,7 @@ class SftpLocation:
             try:
                 return await _read(session, file, offset, length)
             finally:
-                _later(file.close())
+                later(file.close())
 
         return self.run(operation, f"read {key}", key)
 
@@ -351,7 +351,7 @@ class SftpLocation:
         except asyncssh.SFTPError:
             return False
         finally:
-            _later(handle.close())
+            later(handle.close())
         return True
 
     async def _must_be_there(self, session: Session) -> None:
@@ -434,20 +434,3 @@ async def _scan(session: Session, directory: str, *, hidden: bool = False) -> li
         attributes = entry.attrs
         found.append(_Entry(name, attributes.permissions or 0, attributes.size or 0, attributes.mtime or 0))
     return found
-
-
-_closing: set[asyncio.Task[None]] = set()
-
-
-def _later(closing: t.Coroutine[t.Any, t.Any, None]) -> None:
-    """Nobody waits for the answer to a close."""
-    task = asyncio.ensure_future(_quietly(closing))
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
-
-
-async def _quietly(closing: t.Coroutine[t.Any, t.Any, None]) -> None:
-    import asyncssh
-
-    with contextlib.suppress(asyncssh.Error, OSError):
-        await closing

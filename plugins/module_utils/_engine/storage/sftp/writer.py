@@ -23,7 +23,7 @@ import secrets
 import typing as t
 
 from ...errors import LocationError, ObjectConflict
-from .channel import BLOCK, Session
+from .channel import BLOCK, Session, later
 
 if t.TYPE_CHECKING:
     import asyncssh
@@ -193,8 +193,10 @@ class SftpWriter:
         await self._name(session)
         self._named = True
         # The server does these in their order. If it should not, and lose its power in between, then what we have
-        # not called created yet is gone.
-        await asyncio.gather(self._location.sync_name(session, self._final, file), self._tidy(session))
+        # not called created yet is gone. The file is closed last: it may have to be synced once more.
+        await asyncio.gather(self._location.sync_name(session, self._final, file), self._remove(session))
+        self._file = None
+        later(file.close())
 
     async def _name(self, session: Session) -> None:
         import asyncssh
@@ -262,10 +264,13 @@ class SftpWriter:
 
     async def _tidy(self, session: Session) -> None:
         """Close and remove the temporary file."""
-        import asyncssh
-
         file, self._file = self._file, None
         if file is not None and self._session is session:
             await file.close()
+        await self._remove(session)
+
+    async def _remove(self, session: Session) -> None:
+        import asyncssh
+
         with contextlib.suppress(asyncssh.SFTPError):  # gone, or nothing may be removed here: it is swept
             await session.sftp.remove(self._temporary)
