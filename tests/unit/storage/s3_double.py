@@ -72,6 +72,7 @@ class Double:
         self.server = ""
         self.versions: dict[str, list[tuple[str, Stored | None]]] | None = None
         """By key, oldest first; None stands for a marker that the object is deleted."""
+        self.ranges = True
         self.echo: Callable[[str], str | None] = lambda checksum: checksum
         self.page = 1000
         self.lock = threading.RLock()
@@ -119,7 +120,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _serve(self) -> None:
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
-        _empty, bucket, *rest = urllib.parse.unquote(url.path).split("/", 2)
+        path = f"/{BUCKET}{url.path}" if url.netloc.startswith(f"{BUCKET}.") else url.path
+        _empty, bucket, *rest = urllib.parse.unquote(path).split("/", 2)
         key = rest[0] if rest else ""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -253,6 +255,8 @@ class _Actions:
 
     def get(self, seen: Seen) -> Answer:
         stored = self.double.objects.get(seen.key)
+        if "versionId" in seen.query:
+            stored = dict((self.double.versions or {}).get(seen.key, ())).get(seen.query["versionId"])
         if stored is None:
             return _missing("NoSuchKey")
         headers = {
@@ -260,13 +264,13 @@ class _Actions:
             **{name: value for name, value in stored.headers.items() if name.startswith("x-amz-meta")},
         }
         wanted = seen.headers.get("range")
-        if wanted is None:
+        if wanted is None or not self.double.ranges:
             return 200, stored.data, headers
         first, _dash, last = wanted.removeprefix("bytes=").partition("-")
         data = stored.data[int(first) : int(last) + 1 if last else None]
         if not data:
             return 416, _xml_error("InvalidRange"), {}
-        return 206, data, headers
+        return 206, data, headers | {"Content-Range": f"bytes {first}-{int(first) + len(data) - 1}/{len(stored.data)}"}
 
     def head(self, seen: Seen) -> Answer:
         status, data, headers = self.get(seen)

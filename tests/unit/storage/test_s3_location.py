@@ -6,23 +6,29 @@
 from __future__ import annotations
 
 import datetime
+import http.server
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from cryobackup.config.locations import LocationConfig, ObjectLock, S3Options
 from cryobackup.errors import CryoError, LocationError, ObjectMissing
 from cryobackup.storage.base import put
+from cryobackup.storage.caught import Caught
 from cryobackup.storage.open import open_location
+from cryobackup.storage.s3 import calls
 from cryobackup.storage.s3.client import addressing
-from cryobackup.storage.trial import try_location
+from cryobackup.storage.trial import try_location, winners
 
-from .s3_double import Fault
+from .s3_double import BUCKET, Fault
 
 
 def test_ranges(location):
@@ -58,6 +64,41 @@ def test_answers_that_always_break_off(location, double):
         location.read("packs/a")
     assert caught.value.id == "location-down"
     assert double.operations().count("get") == location.options.attempts
+
+
+@pytest.mark.parametrize(("offset", "length"), [(100, None), (100, 2000), (0, 10)])
+def test_other_bytes_than_those_that_were_asked_for(location, double, offset, length):
+    """A cache in between that takes the header Range away."""
+    put(location, "packs/a", os.urandom(1000))
+    double.ranges = False
+    with pytest.raises(LocationError, match="does not read parts") as caught:
+        location.read("packs/a", offset, length)
+    assert caught.value.id == "location-unfit"
+
+
+def test_the_rest_of_an_answer_is_not_its_beginning(location, double):
+    put(location, "packs/a", os.urandom(1000))
+    double.ranges = False
+    double.faults = [Fault("get", body_bytes=300)]
+    with pytest.raises(LocationError, match="does not read parts"):
+        location.read("packs/a")
+
+
+@pytest.mark.parametrize("action", ["read", "stat"])
+def test_answers_without_a_length(location, double, monkeypatch, action):
+    """Some servers in between take it away."""
+    put(location, "packs/a", b"x")
+    real = location.calls.request
+
+    def request(operation, *arguments, **parameters):
+        answer = real(operation, *arguments, **parameters)
+        answer.pop("ContentLength", None)
+        return answer
+
+    monkeypatch.setattr(location.calls, "request", request)
+    with pytest.raises(LocationError, match="leaves ContentLength out") as caught:
+        getattr(location, action)("packs/a")
+    assert caught.value.id == "location-unfit"
 
 
 def test_what_is_missing(location):
@@ -104,6 +145,32 @@ def test_lists_have_pages_and_only_our_objects(location, double):
     assert [info.key for info in location.list("")] == keys
     assert list(location.list("nothing/")) == []
     assert next(location.list("wal/")).size == 1
+
+
+def test_deleting_what_is_not_there_where_the_store_tells(location, double):
+    double.faults = [Fault("delete", status=404, code="NoSuchKey")]
+    location.delete("packs/a")
+    double.faults = [Fault("delete", status=404, code="NoSuchBucket")]
+    with pytest.raises(LocationError, match="there is no bucket"):
+        location.delete("packs/a")
+
+
+def test_a_page_begins_where_the_last_one_says_and_nowhere_else(location, monkeypatch):
+    pages = [
+        {"IsTruncated": True, "NextKeyMarker": "a", "NextVersionIdMarker": "1"},
+        {"IsTruncated": True, "NextKeyMarker": "b"},
+        {"IsTruncated": False},
+    ]
+    asked = []
+    monkeypatch.setattr(
+        location.calls, "_try", lambda _client, _operation, parameters: asked.append(parameters) or pages.pop(0)
+    )
+    list(location.calls.pages("list_object_versions", Prefix="p"))
+    assert asked == [
+        {"Prefix": "p"},
+        {"Prefix": "p", "KeyMarker": "a", "VersionIdMarker": "1"},
+        {"Prefix": "p", "KeyMarker": "b"},
+    ]
 
 
 def test_a_list_that_goes_in_circles_ends(location, double, monkeypatch):
@@ -170,6 +237,14 @@ def test_through_a_proxy(open_s3, endpoint, double):
     assert location.read("packs/a") == b"x"
 
 
+def test_the_bucket_in_the_name_of_the_host(open_s3, endpoint, double):
+    location = open_s3(endpoint_url="http://store.invalid", addressing="virtual", proxy=endpoint)
+    put(location, "packs/a", b"x")
+    assert location.read("packs/a") == b"x"
+    assert list(double.objects) == ["db1/packs/a"]
+    assert {seen.headers["host"] for seen in double.seen} == {f"{BUCKET}.store.invalid"}
+
+
 def test_a_proxy_that_does_not_answer(open_s3):
     location = open_s3(endpoint_url="https://store.invalid", proxy="http://127.0.0.1:1", attempts=1)
     with pytest.raises(LocationError, match="proxy does not answer") as caught:
@@ -205,10 +280,30 @@ class TestErrors:
         assert words in error.message
         assert error.hint
 
-    @pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
+    @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
     def test_outages_are(self, location, double, status):
         error, attempts = self.caught(location, double, Fault("get", times=100, status=status))
         assert (error.id, attempts) == ("location-down", location.options.attempts)
+
+    def test_pauses_grow_are_drawn_and_heed_the_store(self, open_s3, double, monkeypatch):
+        monkeypatch.setattr(calls, "_LONGEST_PAUSE_SECONDS", 20.0)
+        paused: list[float] = []
+        monkeypatch.setattr(calls.time, "sleep", paused.append)
+        limits: list[float] = []
+        monkeypatch.setattr(calls._RANDOM, "uniform", lambda _least, most: limits.append(most) or most / 2)
+        location = open_s3(attempts=9)
+        self.caught(location, double, Fault("get", times=99, status=500))
+        assert limits == [0.5, 1, 2, 4, 8, 16, 20, 20]
+        assert paused == [limit / 2 for limit in limits]
+        limits.clear()
+        self.caught(location, double, Fault("get", times=99, status=503, code="SlowDown"))
+        assert limits == [2, 4, 8, 16, 20, 20, 20, 20]
+        paused.clear()
+        self.caught(location, double, Fault("get", times=99, status=503, headers={"Retry-After": "7"}))
+        assert paused == [7, 7, 7, 8, 10, 10, 10, 10]
+        paused.clear()
+        self.caught(location, double, Fault("get", times=99, status=503, headers={"Retry-After": "99999"}))
+        assert paused == [20] * 8
 
     def test_attempts_as_configured(self, open_s3, double):
         _error, attempts = self.caught(open_s3(attempts=3), double, Fault("get", times=100, cut=True))
@@ -279,6 +374,45 @@ class TestErrors:
         assert abs(location.now() - time.time()) < 5
 
 
+@contextmanager
+def metadata_service(access_key: str) -> Iterator[str]:
+    """What an instance asks for the credentials of its role (IMDSv2)."""
+    answers = {
+        "PUT /latest/api/token": "session",
+        "GET /latest/meta-data/iam/security-credentials/": "backup",
+        "GET /latest/meta-data/iam/security-credentials/backup": json.dumps(
+            {
+                "Code": "Success",
+                "AccessKeyId": access_key,
+                "SecretAccessKey": "x",
+                "Token": "token of the role",
+                "Expiration": (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=6)).isoformat(),
+            }
+        ),
+    }
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = answers[f"{self.command} {self.path}"].encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_PUT(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
+
+
 class TestCredentials:
     def test_readable_by_others(self, location, credentials):
         credentials.chmod(0o640)
@@ -308,6 +442,40 @@ class TestCredentials:
             location.stat("packs/a")
         assert "very-secret" not in f"{caught.value} {caught.value.hint} {caught.value.__cause__}"
         assert str(credentials) in caught.value.message
+
+    @pytest.mark.parametrize("key", ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"])
+    @pytest.mark.parametrize("value", ["very-secret\n  very-secret", "very secret", "very-secret\u201d"])
+    def test_no_secret_that_cannot_be_sent_in_the_error(self, location, credentials, double, key, value):
+        found = dict.fromkeys(("aws_access_key_id", "aws_secret_access_key", "aws_session_token"), "a") | {key: value}
+        credentials.chmod(0o600)
+        credentials.write_text("[default]\n" + "".join(f"{name} = {text}\n" for name, text in found.items()))
+        with pytest.raises(LocationError, match=f"no {key} in ") as caught:
+            location.stat("packs/a")
+        assert "very" not in f"{caught.value} {caught.value.hint}"
+        assert double.seen == []
+
+    def test_nor_one_of_the_environment(self, open_s3, double, monkeypatch):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAHOST")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "very-secret\ntoken")
+        location = open_s3(credentials_file=None)
+        with pytest.raises(LocationError, match="cannot be sent") as caught:
+            location.stat("packs/a")
+        assert "very-secret" not in f"{caught.value} {caught.value.hint}"
+        assert caught.value.id == "location-denied"
+        assert location.requests() == {"head": 1}
+
+    def test_those_of_the_machine(self, open_s3, double, monkeypatch, tmp_path):
+        """The role of an instance: asked of the service that every machine of a cloud has."""
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            monkeypatch.setenv(name, str(tmp_path / "none"))
+        with metadata_service("AKIAROLE") as url:
+            monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", url)
+            put(open_s3(credentials_file=None), "packs/a", b"x")
+        assert "AKIAROLE" in double.seen[0].headers["authorization"]
+        assert double.seen[0].headers["x-amz-security-token"] == "token of the role"
 
     def test_another_profile(self, open_s3, credentials, double):
         credentials.chmod(0o600)
@@ -357,6 +525,27 @@ class TestTrial:
         assert double.objects == {}
         assert double.uploads == {}
         assert {"put", "part", "complete"} <= set(double.operations())
+
+    def test_a_writer_that_breaks_does_not_keep_the_others_waiting(self, location):
+        begun: list[str] = []
+
+        def way(key: str):
+            begun.append(key)
+            if len(begun) == 3:
+                raise RuntimeError("a defect")
+            return location.create(key)
+
+        ended: list[BaseException | None] = []
+
+        def trial() -> None:
+            with Caught() as caught:
+                winners("probe/a", way)
+            ended.append(caught.error)
+
+        thread = threading.Thread(target=trial, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert [str(error) for error in ended] == ["a defect"]
 
     def test_a_store_that_overwrites(self, location, double):
         double.conditional = False

@@ -287,6 +287,30 @@ class TestStoreWithVersions:
         assert double.objects[FULL].data == b"first"
         assert [stored.data for _id, stored in double.versions[FULL]] == [b"first", b"second", b"first"]
 
+    @pytest.mark.parametrize("create_only", ["check", "conditional"])
+    def test_a_request_that_was_sent_twice_is_no_other_writer(self, open_s3, double, create_only):
+        """The store has done both: the first whose answer was lost, and the one that was sent again."""
+        double.versions = {}
+        double.conditional = False
+        double.faults = [Fault("put", done=True, cut=True)]
+        write(open_s3(create_only=create_only), b"mine")
+        assert [stored.data for _id, stored in double.versions[FULL]] == [b"mine"]
+
+    def test_nor_does_it_matter_where_nothing_may_be_deleted(self, location, double):
+        double.conditional = False
+        double.faults = [Fault("put", done=True, cut=True), Fault("delete", status=403, code="AccessDenied")]
+        write(location, b"mine")
+        assert [stored.data for _id, stored in double.versions[FULL]] == [b"mine", b"mine"]
+
+    def test_both_give_way_to_another_writer(self, location, double):
+        double.conditional = False
+        write(location, b"first")
+        double.faults = [Fault("put", done=True, cut=True)]
+        with pytest.raises(ObjectConflict):
+            write(location, b"second")
+        assert [stored.data for _id, stored in double.versions[FULL]] == [b"first"]
+        assert double.objects[FULL].data == b"first"
+
     def test_a_name_that_was_deleted_is_free(self, location, double):
         write(location, b"first")
         location.delete(KEY)

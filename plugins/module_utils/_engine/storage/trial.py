@@ -11,6 +11,7 @@ import typing as t
 
 from ..errors import LocationError, ObjectConflict
 from .base import Buffer, Examined, Location, ObjectWriter
+from .caught import Caught
 
 PREFIX = "probe/"
 RACERS = 8
@@ -93,18 +94,16 @@ def winners(key: str, way: t.Callable[[str], ObjectWriter]) -> list[bytes]:
     """What those writers wrote who were told that they won."""
     contents = [os.urandom(_BYTES) for _unused in range(RACERS)]
     won: list[bytes] = []
-    errors: list[Exception] = []
+    errors: list[BaseException] = []
     ready = threading.Barrier(RACERS)
 
     def run(content: bytes) -> None:
-        try:
+        with Caught() as caught:
             _create(key, way, content, ready.wait)
             won.append(content)
-        except ObjectConflict:
-            pass
-        except (LocationError, threading.BrokenBarrierError) as error:
-            ready.abort()
-            errors.append(error)
+        if caught.error is not None and not isinstance(caught.error, ObjectConflict):
+            ready.abort()  # the others must not wait for this one
+            errors.append(caught.error)
 
     threads = [threading.Thread(target=run, args=(content,)) for content in contents]
     for thread in threads:
@@ -112,7 +111,7 @@ def winners(key: str, way: t.Callable[[str], ObjectWriter]) -> list[bytes]:
     for thread in threads:
         thread.join()
     for error in errors:
-        if isinstance(error, LocationError):
+        if not isinstance(error, threading.BrokenBarrierError):
             raise error
     return won
 

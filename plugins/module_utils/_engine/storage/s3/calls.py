@@ -19,6 +19,8 @@ from .errors import SPEAKS_TLS, Failure, Place, RequestFailed, failed, failure_o
 if t.TYPE_CHECKING:
     from ...config.locations import S3Options
 
+ATTEMPTS: t.Final = "Attempts"
+"""In an answer, beside what the store says: how often the request was sent until then."""
 _FIRST_PAUSE_SECONDS = 0.25
 _FIRST_PAUSE_THROTTLED_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 20.0
@@ -102,7 +104,7 @@ class Calls:
             client = self.client()
             failure = self._try(client, operation, parameters)
             if not isinstance(failure, Failure):
-                return failure
+                return failure | {ATTEMPTS: attempt}
             if failure.bad_credentials and not renewed and self._forget_client(client):
                 renewed = True
                 attempt -= 1
@@ -113,8 +115,9 @@ class Calls:
 
     def pages(self, operation: str, **parameters: t.Any) -> t.Iterator[dict[str, t.Any]]:
         """All answers of a request that lists. Raises like ``request``."""
+        position: dict[str, t.Any] = {}
         while True:
-            answer = self.request(operation, **parameters)
+            answer = self.request(operation, **parameters, **position)
             if "IsTruncated" not in answer:  # a page of somebody in between must not pass for an empty bucket
                 raise self._unfit("answers with something that is no list")
             yield answer
@@ -125,9 +128,15 @@ class Calls:
             }
             if not answer.get("IsTruncated"):
                 return
-            if not following or following.items() <= parameters.items():
+            if not following or following == position:
                 raise self._unfit("says that its list goes on, but not where")
-            parameters |= following
+            position = following  # all of it: a marker within the last name is none within this one
+
+    def told(self, answer: dict[str, t.Any], what: str) -> t.Any:
+        """A part of an answer that S3 always has. Raises LocationError where somebody took it away."""
+        if what not in answer:
+            raise self._unfit(f"leaves {what} out of its answers")
+        return answer[what]
 
     def error(self, operation: str, key: str, failure: Failure) -> Exception:
         _kind, verb, right = OPERATIONS[operation]

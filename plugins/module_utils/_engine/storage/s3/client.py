@@ -108,6 +108,15 @@ def _session_with(credentials: Credentials) -> Session:
     return session
 
 
+_OF_SESSION: t.Final = "aws_session_token"
+_KEYS: t.Final = ("aws_access_key_id", "aws_secret_access_key", _OF_SESSION)
+
+
+def _is_word(value: str) -> bool:
+    """Anything else cannot be sent in a header, and whoever tries says so with the value in the text."""
+    return value.isascii() and value.isprintable() and value.split() == [value]
+
+
 class _Found:
     """Stands where botocore looks for credentials."""
 
@@ -127,7 +136,11 @@ def read_credentials(name: str, path: Path, profile: str | None) -> Credentials:
     try:
         parser.read_string(read_secret(name, path))
         found = parser[section]
-        return Credentials(found["aws_access_key_id"], found["aws_secret_access_key"], found.get("aws_session_token"))
+        keys = [key for key in _KEYS if key != _OF_SESSION or found.get(key)]
+        broken = [key for key in keys if not _is_word(found[key])]
+        if not broken:
+            return Credentials(*(found[key] for key in keys))
+        what = f"has no {broken[0]} in [{section}] that is one word of ASCII"
     except KeyError as error:
         missing = f"no section [{section}]" if error.args[0] == section else f"no {error.args[0]} in [{section}]"
         what = f"has {missing}"
@@ -173,7 +186,7 @@ def _role_credentials(name: str, options: S3Options) -> Credentials:
         path = options.web_identity_token_file
 
         def token() -> str:  # read again each time: the platform renews it
-            return read_secret(name, path, private=False)
+            return read_secret(name, path, private=False).strip()
 
         creator = _sts(name, options, botocore.session.Session())
         with_token = AssumeRoleWithWebIdentityCredentialFetcher(creator, token, role, extra)

@@ -30,14 +30,11 @@ def download(calls: Calls, key: str, offset: int, length: int | None, **which: t
             if error.status == 416:  # the object ends before this
                 return b"".join(pieces)
             raise
-        announced = int(answer["ContentLength"])
-        if left is not None and announced > left:
+        try:
+            announced = _announced(calls, answer, offset + arrived, left)
+        except LocationError:
             answer["Body"].close()
-            raise LocationError(
-                f"location {calls.name!r}: {calls.endpoint} does not read parts of objects",
-                hint="Use other storage, or mend what stands between: it takes the header Range away.",
-                id="location-unfit",
-            )
+            raise
         failure, got = _drain(answer["Body"], announced, pieces)
         arrived += got
         if got == announced:
@@ -52,6 +49,20 @@ def _range(offset: int, length: int | None) -> dict[str, t.Any]:
     if not offset and length is None:
         return {}
     return {"Range": f"bytes={offset}-{'' if length is None else offset + length - 1}"}
+
+
+def _announced(calls: Calls, answer: dict[str, t.Any], offset: int, length: int | None) -> int:
+    """How many bytes come. Raises LocationError when they are others than those that were asked for."""
+    announced = int(calls.told(answer, "ContentLength"))
+    begins = str(answer.get("ContentRange", f"bytes {offset}-")).startswith(f"bytes {offset}-")
+    whole = answer["ResponseMetadata"]["HTTPStatusCode"] != 206
+    if (length is not None and announced > length) or (offset and (whole or not begins)):
+        raise LocationError(
+            f"location {calls.name!r}: {calls.endpoint} does not read parts of objects",
+            hint="Use other storage, or mend what stands between: it takes the header Range away.",
+            id="location-unfit",
+        )
+    return announced
 
 
 def _drain(body: t.Any, announced: int, pieces: list[bytes]) -> tuple[Failure, int]:

@@ -19,6 +19,8 @@ NO_CONDITIONS: t.Final = (
 
 SPEAKS_TLS: t.Final = "SpeaksTLS"
 """Our own code: there is TLS where none was expected."""
+UNSENDABLE: t.Final = "Unsendable"
+"""Our own code: something that has to go into a header cannot, such as a token with a line break in it."""
 _SLOW_DOWN = frozenset(
     {
         "BandwidthLimitExceeded",
@@ -101,7 +103,7 @@ class Failure:
             return True
         if self.status == 0:
             return self.code not in _HOPELESS
-        return self.status >= 500 and self.status not in (501, 507)
+        return self.status == 408 or (self.status >= 500 and self.status not in (501, 507))
 
     @property
     def is_no_s3(self) -> bool:
@@ -122,7 +124,14 @@ class Failure:
 # Without an answer, and trying again would not get one: by the names of botocore's exceptions.
 _NO_CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"})
 _HOPELESS = _NO_CREDENTIALS | frozenset(
-    {"SSLError", SPEAKS_TLS, "ParamValidationError", "InvalidProxiesConfigError", "UnauthorizedSSOTokenError"}
+    {
+        "SSLError",
+        SPEAKS_TLS,
+        UNSENDABLE,
+        "ParamValidationError",
+        "InvalidProxiesConfigError",
+        "UnauthorizedSSOTokenError",
+    }
 )
 # What OpenSSL says when the connection broke, or was damaged on the way: no reason to doubt the certificate.
 _BROKEN_TLS = ("eof", "reset by peer", "broken pipe", "timed out", "bad record mac", "decryption failed")
@@ -135,6 +144,8 @@ def failure_of(error: Exception) -> Failure:
         code, text = type(error).__name__, str(error)
         if code == "SSLError" and any(words in text.lower() for words in _BROKEN_TLS):
             code = "ConnectionClosedError"
+        if "invalid header value" in text.lower():  # it repeats the value, which may be a token of the environment
+            code, text = UNSENDABLE, ""
         return Failure(code, 0, text)
     found = response.get("Error", {})
     metadata = response.get("ResponseMetadata", {})
@@ -209,6 +220,12 @@ class _Words:
                 f"{self.place.endpoint} speaks TLS",
                 "endpoint_url has to begin with https://, or another port is meant.",
                 id="location-config",
+            )
+        if self.failure.code == UNSENDABLE:
+            return Explained(
+                f"the credentials ({self.place.account}) cannot be sent: they are not one word each",
+                "Is there a line break in a key or in a token?",
+                id="location-denied",
             )
         if self.failure.code in ("ParamValidationError", "InvalidProxiesConfigError"):
             return Explained(self.failure.text, "Correct the options of this location.", id="location-config")

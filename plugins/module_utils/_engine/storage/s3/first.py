@@ -10,6 +10,7 @@ object belongs to whose version is the oldest, and everybody else gives way.
 
 from __future__ import annotations
 
+import itertools
 import typing as t
 
 from .errors import RequestFailed
@@ -19,6 +20,10 @@ if t.TYPE_CHECKING:
 
 ATOMIC_SERVERS: t.Final = frozenset({"AmazonS3"})
 """By the header Server: these keep the promise of If-None-Match with versions, too."""
+
+
+WRITTEN_BY: t.Final = "cryo-write"
+"""The metadata with the writer's token."""
 
 
 def version_to_compare(answer: dict[str, t.Any]) -> str | None:
@@ -34,10 +39,11 @@ def is_atomic(answer: dict[str, t.Any]) -> bool:
     return server in ATOMIC_SERVERS
 
 
-def was_first(location: S3Location, key: str, version: str) -> bool | None:
+def was_first(location: S3Location, key: str, version: str, token: str | None) -> bool | None:
     """Whether the writer of this version was the first; when not, its version gives way to the first one.
 
-    None when these credentials may not look at versions. Raises LocationError.
+    ``token`` is the writer's, when it has sent its request more than once: each may have made a version. None when
+    these credentials may not look at versions. Raises LocationError.
     """
     from .versions import histories
 
@@ -47,24 +53,40 @@ def was_first(location: S3Location, key: str, version: str) -> bool | None:
         if error.id == "location-denied" or error.status in (405, 501):
             return None
         raise
-    first = None
-    for each in history:  # newest first
-        if each.marker:
-            break
-        first = each.id
-    if first is None or first == version:
+    living = list(itertools.takewhile(lambda each: not each.marker, history))  # newest first
+    first = living[-1].id if living else version
+    if first == version:
         return True
-    _give_way(location, key, version, first)
-    return False
-
-
-def _give_way(location: S3Location, key: str, version: str, first: str) -> None:
-    """Readers see the newest version: let that be the first one's content again."""
-    try:
-        location.calls.request("delete_object", key, VersionId=version)
-    except RequestFailed as error:
-        if error.status not in (400, 403, 405):
-            raise
-        # It may not be deleted, or not by this host: then the first one is put on top once more.
+    own = [version, *(each.id for each in living[:-1] if each.id != version and _wrote(location, key, each.id, token))]
+    mine = _wrote(location, key, first, token)
+    if not _remove(location, key, own) and not mine:
+        # They may not be deleted, or not by this host: then the first one is put on top once more.
         full = {"Bucket": location.calls.bucket, "Key": location.calls.full(key), "VersionId": first}
         location.calls.request("copy_object", key, CopySource=full, **location.attributes(key))
+    return mine
+
+
+def _wrote(location: S3Location, key: str, version: str, token: str | None) -> bool:
+    """Whether the writer with this token made this version, too. False when it is gone, or nobody says."""
+    if token is None:
+        return False
+    try:
+        head = location.calls.request("head_object", key, VersionId=version)
+    except RequestFailed as error:
+        if error.status in (400, 403, 404, 405):
+            return False
+        raise
+    return bool(head.get("Metadata", {}).get(WRITTEN_BY) == token)
+
+
+def _remove(location: S3Location, key: str, versions: t.Iterable[str]) -> bool:
+    """Readers see the newest version: let that be the first one's content again. False where that is not allowed."""
+    for version in versions:
+        try:
+            location.calls.request("delete_object", key, VersionId=version)
+        except RequestFailed as error:
+            if error.status not in (400, 403, 404, 405):
+                raise
+            if error.status != 404:
+                return False
+    return True

@@ -100,7 +100,10 @@ class S3Location:
 
     def stat(self, key: str) -> ObjectInfo | None:
         head = self.head(check_key(key))
-        return None if head is None else ObjectInfo(key, head["ContentLength"], head["LastModified"].timestamp())
+        if head is None:
+            return None
+        size, modified = self.calls.told(head, "ContentLength"), self.calls.told(head, "LastModified")
+        return ObjectInfo(key, size, modified.timestamp())
 
     def confirm(self, key: str) -> None:
         """An object that is there is durable: the store acknowledged it before it showed it."""
@@ -123,7 +126,12 @@ class S3Location:
                     yield ObjectInfo(key, found["Size"], found["LastModified"].timestamp())
 
     def delete(self, key: str) -> None:
-        self.calls.request("delete_object", check_key(key))
+        try:
+            self.calls.request("delete_object", check_key(key))
+        except RequestFailed as error:
+            # Most stores do not tell; some do, also when the answer to the first attempt was lost.
+            if error.status != 404 or error.code == "NoSuchBucket":
+                raise
 
     def now(self) -> float:
         return self.calls.server_time()

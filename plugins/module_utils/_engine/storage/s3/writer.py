@@ -15,8 +15,9 @@ import threading
 import typing as t
 
 from ...errors import LocationError, ObjectConflict
+from .calls import ATTEMPTS
 from .errors import RequestFailed
-from .first import is_atomic, version_to_compare, was_first
+from .first import WRITTEN_BY, is_atomic, version_to_compare, was_first
 from .integrity import Checksum
 from .parts import MOST_PARTS, PART_BYTES
 
@@ -26,8 +27,6 @@ if t.TYPE_CHECKING:
     from ..base import Buffer
     from .location import S3Location
 
-WRITTEN_BY = "cryo-write"
-"""The metadata with the writer's token."""
 WAL_PART_BYTES = 17 << 20
 """A segment that cannot be compressed is still one request: there are many, and one request is one round trip."""
 _ABORT_SECONDS = 10.0
@@ -207,18 +206,22 @@ class S3Writer:
         if head is None:
             raise error
         self._must_be_mine(head, error)
-        self._must_be_first(head)
+        self._must_be_first(head, again=True)
 
     def _must_be_new(self) -> None:
         if self._location.head(self._key) is not None:
             raise self._conflict()
 
-    def _must_be_first(self, answer: dict[str, t.Any]) -> None:
-        """The store said yes; where it says that to several at once, who was it really?"""
+    def _must_be_first(self, answer: dict[str, t.Any], *, again: bool = False) -> None:
+        """The store said yes; where it says that to several at once, who was it really?
+
+        ``again``: the request was sent more than once for certain.
+        """
         checks = self._location.options.create_only == "check"
         version = version_to_compare(answer)
         if version is not None and (checks or not is_atomic(answer)):
-            first = was_first(self._location, self._key, version)
+            sent_again = again or answer.get(ATTEMPTS, 1) > 1
+            first = was_first(self._location, self._key, version, self._token if sent_again else None)
             if first is not None:
                 if not first:
                     raise self._conflict()
@@ -230,8 +233,9 @@ class S3Writer:
         if head.get("Metadata", {}).get(WRITTEN_BY) != self._token:
             raise self._conflict() from error
         size = self._size or self._crc.size
-        if head["ContentLength"] != size:
-            raise self._unfit(f"keeps {head['ContentLength']} of the {size} bytes of {self._key}") from error
+        kept = self._location.calls.told(head, "ContentLength")
+        if kept != size:
+            raise self._unfit(f"keeps {kept} of the {size} bytes of {self._key}") from error
 
     def _must_echo(self, answer: dict[str, t.Any], *expected: str) -> None:
         """What the store says that it has. Not all of them say it."""
