@@ -292,7 +292,8 @@ def test_only_one_restore_writes_to_a_target(story: Story) -> None:
     target = story.lab.place("twice")
     command = [*story.lab.command, "--json", "restore", "main", "--target", str(target), *side(story, target)]
     process = story.lab.workspace.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (target / MARKER).exists():
+    marker = target / MARKER
+    while process.poll() is None and not (marker.exists() and marker.stat().st_size):  # locked, and written then
         time.sleep(0.0005)
     process.send_signal(signal.SIGSTOP)
     code, result, _unused = story.lab.try_restore(target, *side(story, target), "--delta")

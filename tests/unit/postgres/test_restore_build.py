@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import fcntl
 import os
 import random
 import shutil
@@ -20,12 +21,13 @@ from hypothesis import strategies as st
 
 from cryobackup.config import LocationConfig, RepositoryConfig
 from cryobackup.crypto import suite
-from cryobackup.errors import DamageError, RestoreError
+from cryobackup.errors import BusyError, DamageError, RestoreError
 from cryobackup.postgres import restore_sync, restore_write
 from cryobackup.postgres.control import invalidate_checkpoint
 from cryobackup.postgres.recovery import Recovery
 from cryobackup.postgres.restore import Materialised, materialise
 from cryobackup.postgres.restore_prepare import UnrestorableFiles
+from cryobackup.postgres.target import MARKER
 from cryobackup.repository import extents as xt
 from cryobackup.repository import model, names
 from cryobackup.repository.catalog import BackupRecord, Catalog
@@ -359,6 +361,26 @@ def test_it_is_durable_with_every_kernel(
     every = [path for path in data.rglob("*") if not path.is_symlink()]
     wanted = always if kernel >= (5, 8) else always + every
     assert {path.stat().st_ino for path in wanted} <= set(synced)
+
+
+def test_two_at_once_where_one_is_done_before_the_other_has_its_lock(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slower one leaves alone what the other has made."""
+    files = {**NEEDED, b"base/1": b"x" * 100}
+    backup = store.keep(files, random.Random(5))
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        store.restore(backup, tmp_path / "data", delta=True, durable=False)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(BusyError, match="another restore has just written"):
+        store.restore(backup, tmp_path / "data", durable=False)
+    equal(tmp_path / "data", files)
+    assert not (tmp_path / "data" / MARKER).exists()
 
 
 def test_entries_out_of_their_order_are_noticed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

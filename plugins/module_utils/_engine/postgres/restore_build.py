@@ -171,6 +171,12 @@ class _Target:
                     f"another restore writes to {self.path}",
                     hint="Wait until it is done. Its lock goes with its process, so it is never left over.",
                 ) from error
+            if not _bears(name, directory, self._marker):
+                # It locked and removed the file between our opening and our locking it.
+                raise BusyError(
+                    f"another restore has just written to {self.path}",
+                    hint="It is done. Look at what it made before this is repeated, with --delta if it is to go there.",
+                )
             os.truncate(self._marker, 0)
             write_at(self._marker, self._marker_text(), 0)
             os.fsync(self._marker)
@@ -353,6 +359,15 @@ class _Target:
             if self.handles.status(name) is not None:
                 self.handles.remove(name)
         self.handles.sync_directory(b"")
+
+
+def _bears(name: bytes, directory: int, descriptor: int) -> bool:
+    """Whether the name still stands for the open file."""
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
 
 
 def _make_root(path: Path, owner: Owner | None) -> None:
