@@ -368,8 +368,8 @@ class Cluster:
         return str(self.value("SELECT pg_current_wal_lsn()"))
 
     def databases(self) -> list[str]:
-        """Names of the databases that accept connections."""
-        rows = self.query("SELECT datname FROM pg_database WHERE datallowconn ORDER BY datname")
+        """Names of the databases that accept connections, and whose removal was not interrupted."""
+        rows = self.query("SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY datname")
         return [str(row[0]) for row in rows]
 
     def relation_path(self, relation: str, dbname: str = "postgres") -> Path:
