@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import http.server
 import os
 import socket
 import ssl
@@ -129,8 +130,64 @@ def test_a_private_authority_has_to_be_named(opened):
     assert opened().stat(PACK) is None
 
 
-def test_an_authority_file_that_is_missing(opened, tmp_path):
-    assert refused(lambda: opened(ca_file=tmp_path / "none.pem").stat(PACK)).id == "location-config"
+@pytest.mark.parametrize(
+    "content", [None, "", "junk", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_an_authority_file_of_no_use(opened, tmp_path, content):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    error = refused(lambda: opened(ca_file=path).stat(PACK))
+    assert error.id == "location-config"
+    assert str(path) in error.message
+
+
+@pytest.fixture
+def tunnel() -> Iterator[tuple[str, list[str]]]:
+    """A proxy that passes connections on (CONNECT): its URL, and to where it was asked for them."""
+    asked: list[str] = []
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_CONNECT(self) -> None:
+            asked.append(self.path)
+            host, _colon, port = self.path.rpartition(":")
+            with socket.create_connection((host, int(port))) as there:
+                self.send_response(200)
+                self.end_headers()
+                back = threading.Thread(target=copy, args=(there, self.connection), daemon=True)
+                back.start()
+                copy(self.connection, there)
+                back.join()
+            self.close_connection = True
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_through_a_proxy_the_stores_certificate_counts(opened, s3, tunnel):
+    proxy, asked = tunnel
+    location = opened(proxy=proxy)
+    data = os.urandom(PART_BYTES + 1000)
+    put(location, PACK, data)
+    assert location.read(PACK) == data
+    assert set(asked) == {s3.url.removeprefix("https://")}
+    assert refused(lambda: opened(proxy=proxy, ca_file=None).stat(PACK)).id == "location-untrusted"
 
 
 def test_no_tls_at_a_port_with_tls(opened, s3):

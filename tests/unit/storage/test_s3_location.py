@@ -237,6 +237,18 @@ def test_through_a_proxy(open_s3, endpoint, double):
     assert location.read("packs/a") == b"x"
 
 
+def test_through_the_proxy_of_the_environment(open_s3, endpoint, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", endpoint)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    location = open_s3(endpoint_url="http://store.invalid", attempts=1)
+    put(location, "packs/a", b"x")
+    monkeypatch.setenv("NO_PROXY", "store.invalid")
+    with pytest.raises(LocationError, match="cannot be reached"):
+        open_s3(endpoint_url="http://store.invalid", attempts=1).read("packs/a")
+    # An own one counts, whatever the environment says.
+    assert open_s3(endpoint_url="http://store.invalid", proxy=endpoint).read("packs/a") == b"x"
+
+
 def test_the_bucket_in_the_name_of_the_host(open_s3, endpoint, double):
     location = open_s3(endpoint_url="http://store.invalid", addressing="virtual", proxy=endpoint)
     put(location, "packs/a", b"x")
@@ -572,6 +584,19 @@ class TestTrial:
             try_location(location, "trial")
         assert caught.value.id == "location-unfit"
         assert "put" not in double.operations()
+
+    @pytest.mark.parametrize(
+        ("status", "code", "id"),
+        [(403, "RequestTimeTooSkewed", "location-clock"), (400, "AuthorizationHeaderMalformed", "location-config")],
+    )
+    def test_a_refusal_that_says_nothing_of_the_bucket(self, open_s3, double, status, code, id):
+        double.faults = [
+            Fault(operation, times=9, status=status, code=code) for operation in ("versioning", "lock", "put")
+        ]
+        for lock in (None, ObjectLock("compliance", datetime.timedelta(days=1))):
+            with pytest.raises(LocationError) as caught:
+                try_location(open_s3(object_lock=lock), "trial")
+            assert caught.value.id == id
 
 
 def test_opening_imports_and_reads_nothing(tmp_path):

@@ -156,17 +156,21 @@ def read_credentials(name: str, path: Path, profile: str | None) -> Credentials:
 
 def _endpoint(name: str, options: S3Options, session: Session) -> dict[str, t.Any]:
     """Where to connect, and whom to trust there."""
+    import ssl
+
     arguments: dict[str, t.Any] = {
         "region_name": options.region or session.get_config_variable("region") or DEFAULT_REGION,
         "endpoint_url": options.endpoint_url,
     }
     if options.ca_file is not None:
-        if not options.ca_file.is_file():
+        try:
+            ssl.create_default_context(cafile=str(options.ca_file))
+        except OSError as error:  # what OpenSSL says is one, too
             raise LocationError(
-                f"location {name!r}: there is no {options.ca_file}",
+                f"location {name!r}: cannot use {options.ca_file}: {error.strerror or error}",
                 hint="ca_file is a file of PEM certificates; leave it out to trust those of the system.",
                 id="location-config",
-            )
+            ) from error
         arguments["verify"] = str(options.ca_file)
     return arguments
 

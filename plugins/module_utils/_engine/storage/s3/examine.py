@@ -65,9 +65,11 @@ def _ask(calls: Calls, operation: str) -> dict[str, t.Any] | RequestFailed:
     try:
         return calls.request(operation)
     except RequestFailed as error:
-        if error.code != "NoSuchBucket" and not error.failure.bad_credentials and error.status in _NOT_THERE:
+        # What has another id (a wrong clock, another region, no such bucket) says nothing of the bucket's settings.
+        if error.id in _NOT_THERE_IDS and not error.failure.bad_credentials and error.status in _NOT_THERE:
             return error
         raise
 
 
 _NOT_THERE: t.Final = (400, 403, 404, 405, 501)
+_NOT_THERE_IDS: t.Final = ("location", "location-denied", "location-unfit")
