@@ -53,16 +53,21 @@ def made_cluster(workspace: Workspace, pg: Installation) -> Cluster:
 
 @contextmanager
 def storm(proxy: S3Proxy, probability: float, seed: int) -> Iterator[None]:
-    """Every kind of trouble now and then, none of it for long."""
+    """Every kind of trouble now and then, none of it for long; and ETags that are never true."""
     troubles = (
         (faults.SLOW_DOWN, ()),
         (faults.LOST_BY_ERROR, ()),
         (faults.LOST_ACKNOWLEDGEMENT, ()),
+        (faults.Reset("before"), ()),
         (faults.Reset("middle"), WRITES),
-        (faults.CutAnswer(), ("get",)),
+        (faults.Reset("answered"), ()),
+        (faults.CutRequest(), WRITES),
+        (faults.CutAnswer(), ()),
         (faults.flip(100), ("get",)),
+        (faults.Slow(2 << 20), ()),
     )
     with ExitStack() as stack:
+        stack.enter_context(proxy.fault(faults.LYING_ETAG, ("put", "complete", "get", "head")))
         for number, (fault, kinds) in enumerate(troubles):
             share = probability / len(troubles)
             stack.enter_context(proxy.fault(fault, kinds, probability=share, seed=seed * 100 + number))
@@ -99,12 +104,13 @@ def test_the_database_does_not_notice_an_optional_cloud(beside: CloudLab, name: 
     beside.cloud_is_consistent()
 
 
-def test_wal_never_waits_long_for_an_optional_cloud(beside: CloudLab) -> None:
-    """Even where the location itself would wait for ten minutes."""
+@pytest.mark.parametrize("fault", [faults.Silence(), faults.Slow(20)], ids=["silence", "slow bodies"])
+def test_wal_never_waits_long_for_an_optional_cloud(beside: CloudLab, fault: faults.Fault) -> None:
+    """Even where the location itself would wait for ten minutes, or gets on by a few bytes in each second."""
     cloud = beside.settings["repository"]["locations"][CLOUD]
     cloud["timeout"] = 600
     beside.write_config()
-    with beside.proxy.fault(faults.Silence()) as rule:
+    with beside.proxy.fault(fault) as rule:
         for segment in beside.make_wal():
             beside.cluster.wait_archived(segment)
         assert beside.failures() == 0
@@ -126,6 +132,16 @@ def test_a_cloud_that_loses_packs_gets_no_manifest(beside: CloudLab) -> None:
     beside.cloud_is_consistent()
     beside.only_the_cloud()
     beside.run("verify", "--latest", "main", "--level", "content", "--no-record", check=True)
+
+
+def test_a_backup_tells_what_it_has_asked_for(alone: CloudLab) -> None:
+    begin = len(alone.proxy.log)
+    told = alone.backup()["locations"][CLOUD]["requests"]
+    # WAL is another process's.
+    seen = [kind for kind, key, _status in alone.proxy.log[begin:] if "/wal/" not in key]
+    assert told["put"] == sum(kind in WRITES for kind in seen)
+    assert told["delete"] == seen.count("delete")
+    assert {"get", "list"} <= set(told)
 
 
 def test_lost_acknowledgements_are_successes(alone: CloudLab) -> None:
@@ -158,6 +174,38 @@ def test_a_storm_is_weathered_and_restores(alone: CloudLab) -> None:
         alone.cloud_is_consistent()
         alone.restore("restored")
         prove_restore(alone.workspace, alone.place("restored"), golden=golden)
+
+
+@pytest.mark.parametrize("days", [40, -40])
+def test_a_wrong_clock_of_the_store_costs_nothing(alone: CloudLab, days: int) -> None:
+    """It says when something may be deleted, never whether: what is kept stays, and is built on."""
+    kept = alone.backup()["backup_id"]
+    with alone.proxy.fault(faults.shift_date(days * 86400)) as rule:
+        made = alone.backup("incremental")
+        for segment in alone.make_wal(2):
+            alone.cluster.wait_archived(segment)
+        for _unused in range(2):
+            alone.run("prune", check=True)
+    assert rule.hits > 0
+    assert made["status"] == "ok"
+    assert alone.failures() == 0
+    assert {key.rpartition("/")[2] for key in alone.in_the_cloud("manifests/")} == {kept, made["backup_id"]}
+    alone.cloud_is_consistent()
+    alone.run("verify", "--all", "--level", "content", "--no-record", check=True)
+    assert alone.backup("incremental")["status"] == "ok"
+
+
+def test_a_wrong_clock_of_the_host_is_named_and_loses_no_wal(alone: CloudLab) -> None:
+    with alone.proxy.fault(faults.SKEWED):
+        (segment,) = alone.make_wal(1)
+        alone.fails_again()
+        assert alone.wal_path(segment).exists()
+        code, result, _unused = alone.try_backup()
+        assert code == 1, result
+        assert result["error"]["id"] == "location-clock", result
+    alone.cluster.wait_archived(segment)
+    assert alone.backup()["status"] == "ok"
+    alone.cloud_is_consistent()
 
 
 @pytest.mark.parametrize("name", ["black hole", "writes"])

@@ -268,6 +268,14 @@ def test_lies_about_what_was_stored_are_noticed(probe: Probe) -> None:
         create(location, "packs/small", SMALL)
         create(location, "packs/large", SMALL, in_parts=True)
         assert location.read("packs/large") == SMALL
+    # But for parts: the store puts them together by what it called them, and refuses when that was a lie.
+    with probe.proxy.fault(faults.LYING_ETAG, "part"):
+        error = attempt(lambda: create(location, "packs/parts", SMALL, in_parts=True))
+    assert isinstance(error, LocationError)
+    assert "InvalidPart" in error.message
+    assert probe.content("packs/parts") is None
+    assert location.sweep(-10) == 0, "the upload was aborted"
+    create(location, "packs/parts", SMALL, in_parts=True)
 
 
 def test_a_slow_store_is_not_a_dead_one(probe: Probe) -> None:
