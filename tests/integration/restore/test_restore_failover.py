@@ -27,6 +27,9 @@ from tests.lab.moto import MotoServer
 
 from .lab import RestoreLab
 
+# Buckets come in here by themselves, with a store that can be killed.
+pytestmark = pytest.mark.only_on("posix")
+
 
 class Vanishing(PosixLocation):
     """Its directory is taken away before its n-th call of one kind: packs begun, or reads of packs."""

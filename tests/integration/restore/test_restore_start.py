@@ -15,6 +15,7 @@ from cryobackup.postgres.restore_start import IN_PRODUCTION, pg_ctl_command, sta
 from .lab import RestoreLab
 
 
+@pytest.mark.only_on("posix")
 @pytest.mark.parametrize("collector", ["off", "on"])
 def test_a_start_that_fails_because_of_wal_get_says_what_wal_get_says(restores: RestoreLab, collector: str) -> None:
     """PostgreSQL itself only says that some command ended with 200, and the logging collector hides even that."""

@@ -15,7 +15,8 @@ import pytest
 
 from cryobackup.postgres.archive_backlog import note_missing, read_backlog
 from cryobackup.postgres.archive_outages import Outages
-from tests.lab import Cluster, LiveWriter, Workspace, wait_until
+from tests.lab import Cluster, LiveWriter, Workspace, flip_byte, wait_until
+from tests.lab.stores import replace
 
 from .lab import FinishedWal, WalLab
 
@@ -167,7 +168,8 @@ def test_an_optional_location_gets_what_a_required_one_cannot_take(twofold: WalL
     name = finished.segments[0]
     with twofold.away(twofold.paths["near"]):
         code, result = twofold.json("wal-push", f"pg_wal/{name}", cwd=finished.data_dir)
-        assert (code, result["error"]["id"]) == (1, "location")
+        assert code == 1
+        assert result["error"]["id"].startswith("location")
     assert twofold.object(finished.system_identifier, name, "far").exists()
 
 
@@ -186,7 +188,8 @@ def test_an_optional_location_that_is_away_may_have_more_than_the_required_one(
         assert twofold.json("wal-push", f"pg_wal/{last}", cwd=finished.data_dir)[0] == 1
     with twofold.away(twofold.paths["far"]):
         code, result = twofold.json("wal-get", last, destination, cwd=finished.data_dir)
-        assert (code, result["error"]["id"]) == (UNKNOWN, "location")
+        assert code == UNKNOWN
+        assert result["error"]["id"].startswith("location")
         assert "--without far" in result["error"]["hint"]
         assert twofold.json("wal-get", "00000002.history", destination, cwd=finished.data_dir)[0] == UNKNOWN
         # A standby is not promoted by the end of the archive: it asks again.
@@ -250,10 +253,8 @@ class TestAbsence:
         twofold.push(finished.data_dir, finished.segments[0])
         known = twofold.object(finished.system_identifier, finished.segments[0], "near")
         other = twofold.object(finished.system_identifier, f"00000002{finished.segments[1][8:]}", "near")
-        other.parent.mkdir()
-        other.write_bytes(known.read_bytes())
+        replace(other, known.read_bytes())
         known.unlink()
-        twofold.workspace.account.own(twofold.paths["near"], recursive=True)
         assert self.get(twofold, finished, destination, "00000002.history")[0] == UNKNOWN
 
     def test_damage_in_the_optional_location_is_no_absence(
@@ -263,11 +264,7 @@ class TestAbsence:
             twofold.push(finished.data_dir, name)
         twofold.object(finished.system_identifier, finished.segments[1], "near").unlink()
         far = twofold.object(finished.system_identifier, finished.segments[1], "far")
-        data = bytearray(far.read_bytes())
-        data[len(data) // 2] ^= 1
-        far.unlink()
-        far.write_bytes(data)
-        twofold.workspace.account.own(far)
+        flip_byte(far, far.stat().st_size // 2, 1)
         code, result = twofold.json("wal-get", finished.segments[1], destination, cwd=finished.data_dir)
         assert (code, result["error"]["id"]) == (UNKNOWN, "damage")
 
@@ -295,15 +292,15 @@ def test_recovery_to_the_end_with_the_optional_location_down(workspace: Workspac
         writer.stop()
     primary.wait_archived(primary.switch_wal())
     primary.stop()
-    archive.paths["far"].rename(archive.paths["far"].with_name("gone"))
     fetch = archive.archive_command.replace("wal-push %p", "wal-get --required-suffice %f %p")
     with (target / "postgresql.auto.conf").open("a") as file:
         file.write(f"restore_command = '{fetch}'\narchive_mode = off\n")
     (target / "recovery.signal").touch()
     workspace.account.own(target, recursive=True)
     copy = workspace.adopt(target)
-    copy.start()
-    wait_until(lambda: not copy.value("SELECT pg_is_in_recovery()"))
+    with archive.away(archive.paths["far"]):
+        copy.start()
+        wait_until(lambda: not copy.value("SELECT pg_is_in_recovery()"))
     with copy.session() as session:
         writer.expect_all().check(session)
     assert "never archived" in copy.log_tail(200)
