@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 from cryobackup.config.locations import Encryption, ObjectLock, S3Options
 from cryobackup.errors import LocationError, LocationFull, ObjectConflict
 from cryobackup.storage.base import put
+from cryobackup.storage.hidden import sweep_hidden
 from cryobackup.storage.s3.location import S3Location
 from cryobackup.storage.s3.parts import PART_BYTES
 from cryobackup.storage.s3.writer import WRITTEN_BY
@@ -386,6 +387,24 @@ def test_sweep_ends_what_a_killed_writer_began(opened, bucket):
     refused(one.commit)
     one.abort()
     assert location.stat(PACK) is None
+
+
+def test_what_others_have_in_the_bucket_is_left_alone(s3, opened):
+    """A location without a prefix beside other programs, or beside another repository's prefix."""
+    bucket = s3.make_bucket("versioned")
+    location = opened(bucket, prefix="")
+    theirs = ["films/one", f"db2/{PACK}"]
+    for key in (PACK, *theirs):
+        bucket.client.create_multipart_upload(Bucket=bucket.name, Key=key)
+        bucket.write(key, b"x")
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    assert location.sweep(-60) == 1
+    hidden = sweep_hidden(location, -60, dry_run=False)
+    assert hidden is not None
+    assert (hidden.objects, hidden.removed) == (1, 1)
+    assert {version.key for version in bucket.versions()} == set(theirs)
+    uploads = bucket.client.list_multipart_uploads(Bucket=bucket.name)["Uploads"]
+    assert {upload["Key"] for upload in uploads} == set(theirs)
 
 
 def test_a_full_bucket(s3):

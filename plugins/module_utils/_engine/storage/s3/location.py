@@ -26,6 +26,8 @@ if t.TYPE_CHECKING:
 _BUCKET_SEEN_SECONDS = 60.0
 _LOCKED: t.Final = frozenset({"packs", "manifests", "wal", "keys", "wraps", "repository.json"})
 """What a thief must not take away. The rest is deleted by its writers as they go on."""
+_KINDS: t.Final = _LOCKED | {"leases", "marks", "notes", "probe"}
+"""All that a repository has: section 3 of docs/repository-format.md, and what the trial makes."""
 _BULK: t.Final = frozenset({"packs", "wal"})
 """What a cheaper storage class is for. Everything else is small, read often or soon deleted: dearer there."""
 
@@ -145,8 +147,9 @@ class S3Location:
         removed = 0
         for answer in self.calls.pages("list_multipart_uploads", Prefix=self.calls.full("")):
             for upload in answer.get("Uploads", ()):
-                if upload["Initiated"].timestamp() < limit:
-                    self.abort_upload(self.calls.short(upload["Key"]), upload["UploadId"])
+                key = self.calls.short(upload["Key"])
+                if upload["Initiated"].timestamp() < limit and is_of_a_repository(key):
+                    self.abort_upload(key, upload["UploadId"])
                     removed += 1
         return removed
 
@@ -198,3 +201,8 @@ def is_ours(key: str) -> bool:
     except LocationError:
         return False
     return True
+
+
+def is_of_a_repository(key: str) -> bool:
+    """False for what others have in a bucket where this location has no prefix: it is not ours to tidy up."""
+    return is_ours(key) and key.partition("/")[0] in _KINDS

@@ -11,6 +11,7 @@ import typing as t
 
 from ..hidden import Hidden
 from .errors import RequestFailed
+from .location import is_of_a_repository
 from .lock import read_lock
 from .versions import histories, is_versioned
 
@@ -28,7 +29,8 @@ def sweep_versions(location: S3Location, older_than: float, *, dry_run: bool) ->
     sweep = _Sweep(location, location.now(), older_than, dry_run=dry_run)
     try:
         for history in histories(location.calls, ""):
-            sweep.look_at(history)
+            if is_of_a_repository(history[0].key):
+                sweep.look_at(history)
     except RequestFailed as error:
         if error.id != _DENIED:
             raise
