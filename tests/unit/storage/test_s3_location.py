@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -515,6 +516,17 @@ class TestCredentials:
             location.stat("packs/a")
         assert caught.value.id == "location-denied"
         assert "trust" in caught.value.hint
+
+    def test_a_token_is_sent_without_the_end_of_its_line(self, open_s3, double, tmp_path):
+        double.faults = [Fault("role", times=9, status=403, code="AccessDenied")]
+        token = tmp_path / "token"
+        token.write_text("platform.token\n")
+        location = open_s3(credentials_file=None, role_arn="arn:aws:iam::1:role/backup", web_identity_token_file=token)
+        with pytest.raises(LocationError, match="is refused") as caught:
+            location.stat("packs/a")
+        sent = urllib.parse.parse_qs(double.seen[0].body.decode())
+        assert sent["WebIdentityToken"] == ["platform.token"]
+        assert "platform.token" not in f"{caught.value} {caught.value.hint}"
 
     def test_new_ones_are_taken_up(self, location, double, credentials):
         put(location, "packs/a", b"x")
