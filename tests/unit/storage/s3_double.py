@@ -134,7 +134,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if fault is not None:
                 fault.meanwhile()
             if fault is None or fault.done or fault.body_bytes is not None:
-                answer = _missing("NoSuchBucket") if bucket != BUCKET else getattr(_Actions(double), operation)(seen)
+                there = bucket == BUCKET or operation == "role"
+                answer = getattr(_Actions(double), operation)(seen) if there else _missing("NoSuchBucket")
             else:
                 body = _xml_error(fault.code)
                 if operation == "role":

@@ -29,7 +29,7 @@ from cryobackup.storage.s3 import calls
 from cryobackup.storage.s3.client import addressing
 from cryobackup.storage.trial import try_location, winners
 
-from .s3_double import BUCKET, Fault
+from .s3_double import BUCKET, Fault, _Actions
 
 
 def test_ranges(location):
@@ -516,6 +516,23 @@ class TestCredentials:
             location.stat("packs/a")
         assert caught.value.id == "location-denied"
         assert "trust" in caught.value.hint
+
+    @pytest.mark.parametrize("hours", [-3, 1])
+    def test_a_role_that_has_ended_by_the_hosts_clock(self, open_s3, double, monkeypatch, hours):
+        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
+        answer = (
+            "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>AKIAROLE</AccessKeyId>"
+            "<SecretAccessKey>x</SecretAccessKey><SessionToken>t</SessionToken>"
+            f"<Expiration>{ends.isoformat()}</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"
+        )
+        monkeypatch.setattr(_Actions, "role", lambda _self, _seen: (200, answer.encode(), {}), raising=False)
+        location = open_s3(role_arn="arn:aws:iam::1:role/backup")
+        if hours > 0:
+            assert location.stat("packs/a") is None
+            return
+        with pytest.raises(LocationError) as caught:
+            location.stat("packs/a")
+        assert caught.value.id == "location-clock"
 
     def test_a_token_is_sent_without_the_end_of_its_line(self, open_s3, double, tmp_path):
         double.faults = [Fault("role", times=9, status=403, code="AccessDenied")]

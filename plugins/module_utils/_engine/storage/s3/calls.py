@@ -21,6 +21,7 @@ if t.TYPE_CHECKING:
 
 ATTEMPTS: t.Final = "Attempts"
 """In an answer, beside what the store says: how often the request was sent until then."""
+_ENDED: t.Final = "credentials are still expired"
 _FIRST_PAUSE_SECONDS = 0.25
 _FIRST_PAUSE_THROTTLED_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 20.0
@@ -158,6 +159,11 @@ class Calls:
             answer: dict[str, t.Any] = getattr(client, operation)(Bucket=self.bucket, **parameters)
         except (ClientError, BotoCoreError, ResponseParserError) as error:
             failure = failure_of(error)
+        except RuntimeError as error:
+            # botocore's word for a role that has ended, by this host's clock, when it has just been given.
+            if _ENDED not in str(error):
+                raise
+            failure = Failure("RequestExpired", 403, str(error))
         else:
             self._answered = True
             return answer
