@@ -176,6 +176,20 @@ def test_a_large_object_that_fails_leaves_no_upload_behind(open_s3, double, oper
     assert double.uploads == {}
 
 
+@pytest.mark.parametrize(("operation", "missing"), [("create_multipart_upload", "UploadId"), ("upload_part", "ETag")])
+def test_an_answer_that_lacks_what_parts_need(location, monkeypatch, operation, missing):
+    real = location.calls.request
+
+    def request(asked, *arguments, **parameters):
+        answer = real(asked, *arguments, **parameters)
+        return {name: value for name, value in answer.items() if asked != operation or name != missing}
+
+    monkeypatch.setattr(location.calls, "request", request)
+    with pytest.raises(LocationError, match=f"leaves {missing} out") as caught:
+        write(location, os.urandom(3 * PART))
+    assert caught.value.id == "location-unfit"
+
+
 def test_a_failed_part_shows_at_a_later_write(open_s3, double):
     double.faults = [Fault("part", times=100, status=403, code="AccessDenied")]
     one = open_s3().create(KEY)

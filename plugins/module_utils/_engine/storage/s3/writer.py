@@ -133,7 +133,7 @@ class S3Writer:
 
     def _begin(self) -> str:
         answer = self._location.integrity.begin(self._key, stop=self._stop, **self._attributes())
-        return str(answer["UploadId"])
+        return str(self._location.calls.told(answer, "UploadId"))
 
     def _upload_part(self, number: int, body: bytearray, crc: Checksum) -> dict[str, t.Any]:
         upload = self._upload_id()
@@ -142,7 +142,7 @@ class S3Writer:
             "upload_part", self._key, body, crc, stop=self._stop, UploadId=upload, PartNumber=number
         )
         self._must_echo(answer, crc.text)
-        return {"PartNumber": number, "ETag": answer["ETag"], **integrity.of_part(crc)}
+        return {"PartNumber": number, "ETag": self._location.calls.told(answer, "ETag"), **integrity.of_part(crc)}
 
     def _upload_id(self) -> str:
         """Begun before any part of it, and by the same queue: this never waits for something behind it."""
