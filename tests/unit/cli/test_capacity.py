@@ -182,6 +182,32 @@ def test_growth_and_the_day_it_is_full(site: Cli) -> None:
     assert forecast["full_at"][:10] in site("capacity").out
 
 
+def test_a_location_that_was_seeded_lately_grows_as_the_others_do(site: Cli) -> None:
+    """`replicate` brought it at once the WAL of three weeks: as much will not come every day."""
+    for days in range(4):
+        backup(site, days)
+    for days in range(21):
+        archive(site, 100 - days, days, size=100 << 10)
+    two = load_config(site.config).repository.locations["two"].path
+    assert two is not None
+    lately = (NOW - dt.timedelta(hours=2)).timestamp()
+    for path in two.rglob("wal/*/*/*"):
+        os.utime(path, (lately, lately))
+    prices = "put_1000: 1000"
+    configure(site, one=f", prices: {{{prices}}}")
+    text = site.config.read_text()
+    site.config.write_text(text.replace("required: false", f"required: false, prices: {{{prices}}}"))
+    found = capacity(site)["locations"]
+    written = found["two"]["bytes_written_per_day"]
+    assert written == found["one"]["bytes_written_per_day"]
+    assert (164 << 10) * 0.9 < written < (164 << 10) * 1.1
+    assert found["two"]["bytes_growth_per_day"] < written * 1.1
+    assert found["two"]["costs"]["requests_month"] == pytest.approx(found["one"]["costs"]["requests_month"])
+    # Where nobody has seen more, it tells what it can.
+    (site.place / "one").rename(site.place / "away")
+    assert site("capacity", "--json").json["locations"]["two"]["bytes_written_per_day"] > 4 * written
+
+
 def test_rules_hold_it(site: Cli) -> None:
     for days in range(10):
         backup(site, days)

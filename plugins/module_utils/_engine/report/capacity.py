@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import typing as t
 
@@ -25,7 +26,6 @@ if t.TYPE_CHECKING:
     from ..config.locations import LocationConfig
     from ..repository.catalog import BackupRecord, Catalog
     from ..repository.repository import Repository
-    from ..storage.base import Location
 
 SOON: t.Final = dt.timedelta(days=30)
 _RECENT: t.Final = dt.timedelta(days=7)
@@ -38,6 +38,7 @@ def capacity(config: Config, repository: Repository, catalog: Catalog, now: dt.d
     A location that fails is noted in ``repository.lost``.
     """
     view = _View(config, repository, catalog, now)
+    view.count()
     locations = {name: view.location(name) for name in config.repository.locations}
     return {
         "repository_id": repository.id,
@@ -64,6 +65,19 @@ class _View:
         packs = {backup.id: len(backup.header.packs) for backup in catalog.backups}
         self._series = fc.series(past, packs, now)
         self._steps = list(fc.play(past, self._series, config.retention, now))
+        self._counted: dict[str, _Counted] = {}
+
+    def count(self) -> None:
+        """List everything in every location that answers."""
+        for location in self._repository.locations:
+            try:
+                found = hd.count(location, stays(self._repository, location, self._catalog, self._plan))
+                room = hd.room(location, self._config.repository.locations[location.name].quota, found.bytes)
+                clock = dt.datetime.fromtimestamp(location.now(), dt.UTC)
+            except LocationError as error:
+                self._repository.lost[location.name] = error
+            else:
+                self._counted[location.name] = _Counted(location.name, found, room, clock)
 
     def sources(self) -> Fields:
         """By source and kind; ``bytes_source`` is what all of its backups would take as they are."""
@@ -72,34 +86,30 @@ class _View:
 
     def location(self, name: str) -> Fields:
         configured = self._config.repository.locations[name]
-        location = next((each for each in self._repository.locations if each.name == name), None)
-        counted: Fields = {}
-        if location is not None:
-            try:
-                counted = self._count(location, configured)
-            except LocationError as error:
-                self._repository.lost[name] = error
+        counted = self._counted.get(name)
         return {
             "type": configured.type,
             "where": configured.where,
             "required": configured.required,
             **location_state(self._repository, name),
-            **counted,
+            **({} if counted is None else self._told(counted, configured)),
         }
 
-    def _count(self, location: Location, configured: LocationConfig) -> Fields:
-        found = hd.count(location, stays(self._repository, location, self._catalog, self._plan))
-        room = hd.room(location, configured.quota, found.bytes)
-        clock = dt.datetime.fromtimestamp(location.now(), dt.UTC)
-        wal = {system: _wal(heap, clock) for system, heap in found.wal.items()}
-        backups = [backup for backup in self._catalog.backups if location.name in backup.locations]
+    def _told(self, counted: _Counted, configured: LocationConfig) -> Fields:
+        found, room = counted.found, counted.room
+        rates = {system: self._rate(counted, system) for system in found.wal}
+        wal = {
+            system: fc.Wal({day: each.bytes for day, each in heap.days.items()}, rates[system].bytes)
+            for system, heap in found.wal.items()
+        }
+        backups = [backup for backup in self._catalog.backups if counted.name in backup.locations]
         per_day = sum(each.per_day for each in self._series) + sum(each.per_day for each in wal.values())
         forecast = fc.forecast(
             self._place(found, wal),
             self._steps,
             room=room.left,
             per_day=per_day,
-            history=self._history(found, backups, clock),
+            history=self._history(counted, backups),
             now=self._now,
         )
         return {
@@ -116,8 +126,14 @@ class _View:
             "bytes_written_per_day": round(per_day),
             "bytes_growth_per_day": None if forecast.growth_per_day is None else round(forecast.growth_per_day),
             "forecast": _forecast(forecast),
-            "costs": self._costs(configured, found, backups, clock),
+            "costs": self._costs(configured, found, backups, sum(each.objects for each in rates.values())),
         }
+
+    def _rate(self, counted: _Counted, system: int) -> _Rate:
+        """How much WAL comes. A location that was seeded lately got at once what others got in weeks: ask those."""
+        elders = [each for each in self._counted.values() if each.saw_all(system)]
+        telling = counted if counted.saw_all(system) or not elders else elders[0]
+        return _rate(telling.found.wal[system], telling.clock)
 
     def _place(self, found: hd.Holdings, wal: Mapping[int, fc.Wal]) -> fc.Place:
         known = {backup.id for backup in self._catalog.backups}
@@ -125,20 +141,20 @@ class _View:
         unknown = sum(heap.bytes for owner, heap in found.packs.items() if owner not in known)
         return fc.Place(packs, wal, found.manifests.bytes + found.other.bytes + unknown)
 
-    def _history(self, found: hd.Holdings, backups: Sequence[BackupRecord], clock: dt.datetime) -> dt.timedelta:
+    def _history(self, counted: _Counted, backups: Sequence[BackupRecord]) -> dt.timedelta:
         oldest = [self._now - backup.finished for backup in backups]
-        oldest += [clock - _moment(heap.first) for heap in found.wal.values() if heap.first is not None]
+        heaps = counted.found.wal.values()
+        oldest += [counted.clock - _moment(heap.first) for heap in heaps if heap.first is not None]
         return max(oldest, default=dt.timedelta())
 
     def _costs(
-        self, configured: LocationConfig, found: hd.Holdings, backups: Sequence[BackupRecord], clock: dt.datetime
+        self, configured: LocationConfig, found: hd.Holdings, backups: Sequence[BackupRecord], wal_files: float
     ) -> Fields | None:
+        """``wal_files``: so many come in a day."""
         daily = cost.Traffic()
         for each in self._series:
             daily += cost.of_backup(each.objects, each.stored).times(_DAY / each.every)
-        for heap in found.wal.values():
-            objects, _unused, days = _recently(heap, clock)
-            daily += cost.of_wal(objects / days)
+        daily += cost.of_wal(wal_files)
         estimated = cost.estimate(configured.prices, found.bytes, daily, _restore(backups, found))
         if estimated is None:
             return None
@@ -167,21 +183,41 @@ def _ratio(source: int, stored: int) -> float | None:
     return round(source / stored, 2) if stored else None
 
 
-def _recently(heap: hd.WalHeap, clock: dt.datetime) -> tuple[int, int, float]:
-    """Objects and bytes that came in the last days, and how many days those are."""
-    if heap.first is None:
-        return 0, 0, 1.0
-    since = max(clock - _RECENT, min(_moment(heap.first), clock - _DAY))
-    first_day = int(since.timestamp() // hd.DAY_SECONDS)
+class _Rate(t.NamedTuple):
+    """WAL that comes in a day."""
+
+    objects: float
+    bytes: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Counted:
+    """A location that answered. ``clock``: its time."""
+
+    name: str
+    found: hd.Holdings
+    room: hd.Room
+    clock: dt.datetime
+
+    def saw_all(self, system: int) -> bool:
+        """Whether it has had WAL of that system for longer than it is looked back."""
+        first = self.found.wal.get(system, hd.WalHeap()).first
+        return first is not None and first // hd.DAY_SECONDS < _day(self.clock - _RECENT)
+
+
+def _rate(heap: hd.WalHeap, clock: dt.datetime) -> _Rate:
+    """Of what came in the last days."""
+    first = clock if heap.first is None else _moment(heap.first)
+    first_day = _day(max(clock - _RECENT, min(first, clock - _DAY)))
     recent = [each for day, each in heap.days.items() if day >= first_day]
     # Days of the calendar, as it is counted by them.
-    days = (clock.timestamp() - first_day * hd.DAY_SECONDS) / hd.DAY_SECONDS
-    return sum(each.objects for each in recent), sum(each.bytes for each in recent), max(days, 1.0)
+    days = max((clock.timestamp() - first_day * hd.DAY_SECONDS) / hd.DAY_SECONDS, 1.0)
+    return _Rate(sum(each.objects for each in recent) / days, sum(each.bytes for each in recent) / days)
 
 
-def _wal(heap: hd.WalHeap, clock: dt.datetime) -> fc.Wal:
-    _unused, recent, days = _recently(heap, clock)
-    return fc.Wal({day: each.bytes for day, each in heap.days.items()}, recent / days)
+def _day(moment: dt.datetime) -> int:
+    """Since 1970."""
+    return int(moment.timestamp() // hd.DAY_SECONDS)
 
 
 def _moment(seconds: float) -> dt.datetime:
@@ -195,7 +231,7 @@ def _restore(backups: Sequence[BackupRecord], found: hd.Holdings) -> cost.Traffi
         return cost.Traffic()
     sizes = [size for size, _digest in pack_names(newest.header).values()]
     heap = found.wal.get(int(newest.header.postgres.system_identifier), hd.WalHeap())
-    first_day = int(newest.started.timestamp() // hd.DAY_SECONDS)
+    first_day = _day(newest.started)
     since = [each for day, each in heap.days.items() if day >= first_day]
     return cost.of_restore(sizes, sum(each.objects for each in since), sum(each.bytes for each in since))
 
