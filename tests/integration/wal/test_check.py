@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.lab import Cluster, Workspace
+from tests.lab.stores import replace
 
 from .lab import WalLab
 
@@ -81,6 +82,26 @@ def test_the_list_is_for_people(archiving: WalLab) -> None:
     assert lines[0].startswith("ok      configuration")
     steps = [line for line in lines if line.startswith(("ok ", "note "))]
     assert lines[-1] == f"all {len(steps)} checks passed"
+
+
+def test_the_room_that_a_quota_leaves(archiving: WalLab) -> None:
+    """Not that of the disk it lies on, of which it may use no more."""
+    far = archiving.settings["repository"]["locations"]["far"]
+    left_over = archiving.paths["far"] / "packs/20200101T000000Z-00000000/000000.pack"
+    replace(left_over, bytes(1100 << 10))
+    try:
+        for quota, said in (("1GB", "1.0 GiB leaves 102"), ("1MB", "1.0 MiB leaves 0 B")):
+            far["quota"] = quota
+            archiving.write_config()
+            code, found = findings(archiving)
+            assert (code, failed(found)) == (0, {})
+            [first, *notes] = [finding["detail"] for finding in found["location far"]]
+            assert f", its quota of {said}" in first
+            assert ("its quota of 1.0 MiB is nearly used up" in notes) == (quota == "1MB")
+    finally:
+        left_over.unlink()
+        del far["quota"]
+        archiving.write_config()
 
 
 def test_without_identity_it_says_so_and_passes(archiving: WalLab) -> None:

@@ -21,6 +21,7 @@ from ..repository.epochs import behind
 from ..repository.probe import probe_location
 from ..repository.repository import Repository
 from ..repository.rotation import STAGE
+from ..words import format_bytes
 from .archive_commands import archive_command, this_command
 from .archive_object import WalReader, look_at_wal
 from .archive_source import WalSource
@@ -36,6 +37,7 @@ if t.TYPE_CHECKING:
 
     from ..config import ClusterConfig, Config
     from ..events import Reporter
+    from ..repository.holdings import Room
     from ..storage.base import Location
 
 SUPPORTED_MAJORS: t.Final = range(13, 19)
@@ -142,10 +144,17 @@ def _check_location(config: Config, name: str, now: dt.datetime, findings: _Find
     except CryoError as error:
         findings.failed(title, error)
         return
-    free = "" if probe.capacity.free is None else f", {probe.capacity.free >> 20} MiB free"
-    findings.passed(title, f"{probe.where}: creates, refuses to overwrite, reads, deletes{free}")
+    findings.passed(title, f"{probe.where}: creates, refuses to overwrite, reads, deletes{_left(probe.room)}")
     for warning in probe.warnings:
         findings.warn(title, warning)
+
+
+def _left(room: Room) -> str:
+    if room.left is None:
+        return ""
+    if room.by_quota:
+        return f", its quota of {format_bytes(room.quota or 0)} leaves {format_bytes(room.left)}"
+    return f", {format_bytes(room.left)} free"
 
 
 class _ClusterCheck:

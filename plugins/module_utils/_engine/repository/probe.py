@@ -11,14 +11,16 @@ import time
 import typing as t
 
 from ..storage.trial import try_location
+from ..words import format_bytes
 from . import names
+from .holdings import room
 from .repository import Repository
 
 if t.TYPE_CHECKING:
     import datetime as dt
 
     from ..config import RepositoryConfig
-    from ..storage.base import Capacity
+    from .holdings import Room
 
 _CLOCK_TOLERANCE_SECONDS = 60.0
 _LITTLE_SPACE_BYTES = 1 << 30
@@ -30,7 +32,7 @@ class Probe:
     """What is true of a location that passed."""
 
     where: str
-    capacity: Capacity
+    room: Room
     clock_skew: float
     """Seconds that its clock is ahead of this host's."""
     warnings: tuple[str, ...]
@@ -49,10 +51,12 @@ def probe_location(config: RepositoryConfig, name: str, now: dt.datetime) -> Pro
     skew = location.now() - time.time()
     if abs(skew) > _CLOCK_TOLERANCE_SECONDS:
         warnings.append(f"its clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this host's")
-    capacity = location.capacity()
-    if capacity.free is not None and _is_little(capacity.free, capacity.total):
-        warnings.append(f"only {capacity.free >> 20} MiB are free")
-    return Probe(location.describe(), capacity, skew, tuple(warnings))
+    found = room(location, config.locations[name].quota)
+    if found.free is not None and _is_little(found.free, found.total):
+        warnings.append(f"only {format_bytes(found.free)} are free")
+    if found.quota is not None and found.by_quota and (found.left or 0) < found.quota * _LITTLE_SPACE_SHARE:
+        warnings.append(f"its quota of {format_bytes(found.quota)} is nearly used up")
+    return Probe(location.describe(), found, skew, tuple(warnings))
 
 
 def _is_little(free: int, total: int | None) -> bool:
