@@ -209,10 +209,10 @@ def test_verifying_a_pack_reads_each_byte_about_once(store: Store) -> None:
 def _needs_of(store: Store, name: str) -> object:
     from blake3 import blake3
 
-    from cryobackup.verify.needs import PackNeeds
+    from cryobackup.verify.needs import Claim, PackNeeds
 
     data = (store.places[0].path / name).read_bytes()
-    return PackNeeds(name, len(data), blake3(data).digest())
+    return PackNeeds(Claim(name, len(data), blake3(data).digest()))
 
 
 def _never() -> object:
