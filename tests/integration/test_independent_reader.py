@@ -20,6 +20,7 @@ import pytest
 from tests.independent import reader
 from tests.integration.restore.lab import TABLESPACE, RestoreLab, Story, tell
 from tests.lab import Installation, Workspace, flip_byte, flip_bytes_sampled, prove_restore
+from tests.lab.stores import fetched
 
 REFUSED = 200
 SOURCE = Path(reader.__file__)
@@ -35,7 +36,8 @@ class ReaderLab:
         self.program = workspace.directory("reader", mode=0o755) / "reader.py"
         shutil.copyfile(SOURCE, self.program)
         self.python = runtime.parent / "python"
-        self.location = story.lab.locations["local"]
+        # It reads directories only: what lies in a bucket is fetched first.
+        self.location = fetched(story.lab.locations["local"], workspace.directory("fetched"))
         self.keys = story.lab.directory / "keys"
 
     def command(self, *words: str | Path, location: Path | None = None, keys: Path | None = None) -> list[str]:

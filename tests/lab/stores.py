@@ -340,6 +340,17 @@ def remove_all(path: StoredPath) -> None:
         path.remove_below()
 
 
+def fetched(path: StoredPath, folder: Path) -> Path:
+    """A location as a directory of this machine: itself, or what lies in the bucket now, fetched to ``folder``."""
+    if isinstance(path, Path):
+        return path
+    for each in path.rglob("*"):
+        copy = folder / each.relative_to(path)
+        if not copy.exists():
+            replace(copy, each.read_bytes())
+    return folder
+
+
 def objects_below(path: StoredPath) -> list[str]:
     """The keys of all objects, sorted; ``path`` is the root of a location or a directory in it.
 

@@ -20,6 +20,7 @@ from tests.independent import reader, unwrap
 from tests.integration.backup.lab import SOURCE
 from tests.integration.restore.lab import RestoreLab
 from tests.lab import Golden, Installation, Workspace, golden_dump, prove_restore, sample_data
+from tests.lab.stores import fetched
 
 from .lab import PASSPHRASE, Host, keeper_of
 
@@ -58,8 +59,13 @@ class Rotated:
         lab.archive_everything()
 
     def epoch_of(self, name: str, kind: int) -> int:
-        data = (self.lab.directory / "local" / name).read_bytes()
+        data = (self.lab.locations["local"] / name).read_bytes()
         return ObjectDecoder(KeyRing.load(self.keeper.keys), kind, name, BytesSource(data)).header.epoch
+
+    @property
+    def directory(self) -> Path:
+        """The location as the independent reader needs it, which reads no buckets."""
+        return fetched(self.lab.locations["local"], self.lab.place("fetched"))
 
     def restore(self, host: Host, backup: str, name: str, *options: str | Path) -> Path:
         target = self.lab.place(name)
@@ -237,7 +243,7 @@ def test_a_protected_identity(rotated: Rotated) -> None:
     host.json("key", "protect", "--passphrase-file", passphrase)
     assert host.error("restore", SOURCE, "--target", rotated.lab.place("never"))["id"] == "identity-locked"
     assert host.error("verify", "--level", "content")["id"] == "identity-locked"
-    segment = max((rotated.lab.directory / "local/wal").rglob("0*")).name
+    segment = max((rotated.lab.locations["local"] / "wal").rglob("0*")).name
     fetched = host.directory / "fetched"
     error = host.error("wal-get", "--cluster", SOURCE, segment, fetched, exit_code=200)
     assert error["id"] == "identity-locked"
@@ -257,7 +263,7 @@ def independent(rotated: Rotated, *words: str | Path, host: Host | None = None) 
     program.chmod(0o644)
     keys = (host or rotated.keeper).keys
     python = rotated.lab.runtime.parent / "python"
-    places = ["--location", rotated.lab.directory / "local", "--keys", keys]
+    places = ["--location", rotated.directory, "--keys", keys]
     return [str(word) for word in (python, "-I", program, *places, *words)]
 
 
@@ -286,7 +292,7 @@ def test_the_independent_reader_says_which_identity_it_lacks(rotated: Rotated) -
 
 def test_the_independent_reader_opens_a_wrap(rotated: Rotated) -> None:
     """From the document alone: a location, a passphrase, and what is in no way of the engine."""
-    wrap = max((rotated.lab.directory / "local/wraps/safe").iterdir(), key=lambda path: path.name)
+    wrap = max((rotated.directory / "wraps/safe").iterdir(), key=lambda path: path.name)
     keys = unwrap.keys_in_wrap(wrap, PASSPHRASE)
     catalog = (rotated.keeper.keys / "catalog.key").read_text().splitlines()
     identity = (rotated.keeper.keys / "data.identity").read_text().splitlines()

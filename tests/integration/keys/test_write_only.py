@@ -25,6 +25,7 @@ from cryobackup.repository.repository import Repository
 from tests.integration.backup.lab import SOURCE
 from tests.integration.restore.lab import RestoreLab
 from tests.lab import Golden, Installation, Workspace, golden_dump, prove_restore, sample_data
+from tests.lab.stores import objects_below
 
 from .lab import Host, keeper_of
 
@@ -57,11 +58,10 @@ class WriteOnly:
         return found
 
     def objects(self, prefix: str) -> list[str]:
-        place = self.lab.directory / "local"
-        return sorted(str(path.relative_to(place)) for path in (place / prefix).rglob("*") if path.is_file())
+        return [name for name in objects_below(self.lab.locations["local"]) if name.startswith(f"{prefix}/")]
 
     def read(self, name: str) -> bytes:
-        return (self.lab.directory / "local" / name).read_bytes()
+        return (self.lab.locations["local"] / name).read_bytes()
 
 
 @pytest.fixture(scope="module")
