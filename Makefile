@@ -10,8 +10,8 @@ MAKEFLAGS += --no-print-directory
 PYTEST_ARGS =
 # Where the repositories of test-locations lie, and the tests that have one.
 LOCATION_KINDS = s3 sftp
-LOCATION_TESTS = tests/faults tests/integration/test_misuse.py \
-	$(addprefix tests/integration/,storage backup wal restore verify)
+LOCATION_TESTS = tests/faults $(addprefix tests/integration/,storage backup wal restore verify replicate keys \
+	test_misuse.py test_independent_reader.py test_documented_results.py)
 # The benchmark's arguments, for example: make benchmark BENCHMARK_ARGS='--gigabytes 0.3'
 BENCHMARK_ARGS =
 # The playbook's, for example: make demo DEMO_ARGS='-e demo_keep=true'
@@ -36,7 +36,7 @@ test: lint ## everything that can be checked: lint, then all tests
 test-fast: venv ## unit tests only, stops at the first failure
 	@$(PYTEST) tests/unit -x -q -n auto $(PYTEST_ARGS)
 
-test-locations: venv packages ## every test with a repository, on S3 and SFTP: an hour. LOCATION_KINDS='s3 sftp posix'
+test-locations: venv packages ## every test of the engine with a repository, on S3 and SFTP: more than an hour. LOCATION_KINDS='s3 sftp posix'
 	@LOCATION_KINDS='$(LOCATION_KINDS)' $(PYTEST) -n auto --dist loadscope $(LOCATION_TESTS) $(PYTEST_ARGS)
 
 benchmark: venv packages ## time and memory of backup and restore, beside pgBackRest: ten minutes, 20 GB of disk

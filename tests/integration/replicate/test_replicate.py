@@ -18,6 +18,7 @@ from tests.lab.objects import Bucket
 
 NEAR, CLOUD = "near", "cloud"
 TIMES: dict[str, Any] = {"timeout": 3, "attempts": 2}
+NOT_IN_BUCKETS = pytest.mark.only_on("posix", "sftp")  # an outage of the store would be one of both locations
 
 
 class Site(RestoreLab):
@@ -97,6 +98,7 @@ def test_a_new_bucket_is_seeded_and_restores_alone(site: Site, s3: Gateway) -> N
     past.restores(site)
 
 
+@NOT_IN_BUCKETS
 def test_an_outage_is_healed(site: Site, s3: Gateway) -> None:
     """Backups and WAL that were made while the bucket was away; later incrementals go on there."""
     site.add_bucket(s3.make_bucket("versioned"))
@@ -114,6 +116,7 @@ def test_an_outage_is_healed(site: Site, s3: Gateway) -> None:
     past.restores(site)
 
 
+@NOT_IN_BUCKETS
 def test_an_outage_in_the_middle_of_a_replication(site: Site, s3: Gateway) -> None:
     """The location that fails is told of; the next run goes on."""
     past = Past(site)
@@ -159,6 +162,7 @@ def test_a_host_that_may_not_delete(site: Site, s3: Gateway) -> None:
     past.restores(site)
 
 
+@pytest.mark.only_on("posix", "sftp")
 def test_the_directory_is_lost_and_comes_back_from_the_bucket(site: Site, s3: Gateway) -> None:
     """Also the other way round: without the identity, as a database host has it."""
     site.add_bucket(s3.make_bucket("plain"))
