@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import struct
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from cryobackup.repository.session import BackupSession
 from cryobackup.retention_policy import Policy
 from cryobackup.storage.base import put
 from tests.lab.stores import DirectoryStore, StoredPath, Stores, store_config
+from tests.unit.postgres.control_file import control_file
 
 SYSTEM = 7000000000000000001
 SEGMENT_SIZE = 1 << 20
@@ -47,6 +49,24 @@ def wal_segment(lsn: int) -> bytes:
     """A segment that begins as PostgreSQL's do."""
     head = struct.pack("<HHIQI4xQII", 0xD110, 0x0006, 1, lsn, 0, SYSTEM, SEGMENT_SIZE, BLOCK)
     return head + bytes(SEGMENT_SIZE - len(head))
+
+
+def backup_label(lsn: int, timeline: int = 1) -> bytes:
+    """As PostgreSQL gives it out."""
+    start, segment = format_lsn(lsn), segment_name_at(timeline, lsn, SEGMENT_SIZE)
+    return (
+        f"START WAL LOCATION: {start} (file {segment})\nCHECKPOINT LOCATION: {start}\nBACKUP METHOD: streamed\n"
+        f"BACKUP FROM: primary\nSTART TIME: 2026-03-01 12:00:00 UTC\nLABEL: x\nSTART TIMELINE: {timeline}\n"
+    ).encode()
+
+
+def essentials(start_lsn: int) -> dict[bytes, bytes]:
+    """What every backup of a cluster has, and a verification asks for."""
+    return {
+        b"PG_VERSION": b"15\n",
+        b"backup_label": backup_label(start_lsn),
+        b"global/pg_control": control_file(SYSTEM, wal_segment_size=SEGMENT_SIZE, checksums=True),
+    }
 
 
 class SmallRepository:
@@ -112,8 +132,16 @@ class SmallRepository:
         flags: dict[bytes, int] | None = None,
         damage: list[model.Damage] | None = None,
         frame_bytes: int = 64 << 10,
+        without: Container[bytes] = (),
+        change: Callable[[model.BackupHeader], None] | None = None,
     ) -> BackupRecord:
-        """Files equal to the parent's are referred to, others stored; each run of ``frame_bytes`` is a frame."""
+        """Files equal to the parent's are referred to, others stored; each run of ``frame_bytes`` is a frame.
+
+        What a cluster cannot be without (``essentials``) is added to what ``files`` do not have of it, except what is
+        in ``without``. ``change``: what is done with the header in the end.
+        """
+        if postgres:
+            files = {path: data for path, data in {**essentials(start_lsn), **files}.items() if path not in without}
         repository = self.open()
         known = self.content[parent.id] if parent is not None else {}
         with BackupSession(repository, source=source, parent=parent, now=self.now(), spool=self.directory) as session:
@@ -140,6 +168,9 @@ class SmallRepository:
             header = self._header(session, start_lsn, postgres=postgres)
             header.damage = damage or []
             header.totals.files = len(files)
+            header.totals.bytes_source = sum(map(len, files.values()))
+            if change is not None:
+                change(header)
             session.commit(header)
             backup_id = session.backup_id
         self.content[backup_id] = dict(files)

@@ -148,7 +148,7 @@ def test_an_old_object_of_the_same_name_and_size(small: SmallRepository) -> None
     before = path.read_bytes()
     repository = small.open()
     record = Catalog.load(repository).backups[0]
-    plain = [PackReader(repository.locations, repository.keys, names.pack(record.id, 0)).frame(n) for n in range(4)]
+    plain = [PackReader(repository.locations, repository.keys, names.pack(record.id, 0)).frame(n) for n in range(6)]
     path.unlink()
     packs = PackSet(repository.fanout(), repository.keys, record.id, level=3)
     sink = packs.sink()

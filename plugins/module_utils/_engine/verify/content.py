@@ -24,6 +24,7 @@ if t.TYPE_CHECKING:
     from ..crypto.keys import KeyRing
     from ..postgres.timeline import TimelineHistory
     from ..storage.base import Location
+    from .essentials import Excerpt
     from .needs import Claim, PackNeeds, Rows
 
 
@@ -45,6 +46,8 @@ class Examined:
     bad_extents: list[BadExtent] = dataclasses.field(default_factory=list)
     bad_pages: list[BadPage] = dataclasses.field(default_factory=list)
     pages: int = 0
+    excerpts: dict[Excerpt, bytes] = dataclasses.field(default_factory=dict)
+    """What was wanted of it."""
 
     @property
     def sound(self) -> bool:
@@ -159,6 +162,8 @@ class _PackExamination:
             self._found.bad_frames[number] = error.message
             return
         self._found.bad_extents += bad_extents(number, plain, rows, self._keys.digest_key)
+        for excerpt in self._needs.excerpts.get(number, ()):
+            self._found.excerpts[excerpt] = bytes(plain[excerpt.offset : excerpt.offset + excerpt.length])
         block_size = self._needs.claim.block_size
         if block_size:
             bad, pages = bad_pages(number, plain, rows, block_size, self._needs.start_lsn)

@@ -21,6 +21,7 @@ from ..postgres.relfile import relation_file
 from ..repository import extents as xt
 from ..repository import names
 from ..repository.model import FILE, BackupHeader, Entry
+from .essentials import Essentials, Excerpt, Problem
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -81,6 +82,8 @@ class PackNeeds:
     """The latest start of a backup that takes pages from it: only older pages can be judged."""
     rows: Rows = dataclasses.field(default_factory=_no_rows)
     """Sorted by frame and offset, each once; complete after ``settle``."""
+    excerpts: dict[int, set[Excerpt]] = dataclasses.field(default_factory=dict)
+    """By frame: bytes that somebody wants to look at."""
     _added: list[Rows] = dataclasses.field(default_factory=list)
 
     def add(self, rows: Rows) -> None:
@@ -115,7 +118,7 @@ class Counted:
 
     files: int = 0
     extents: int = 0
-    problems: list[tuple[str, tuple[str, ...]]] = dataclasses.field(default_factory=list)
+    problems: list[Problem] = dataclasses.field(default_factory=list)
     """What the manifest contradicts itself in, with paths."""
 
 
@@ -126,20 +129,31 @@ class Needs:
         self.packs: dict[Claim, PackNeeds] = {}
         self._pending = 0
 
-    def add(self, manifest: Manifest) -> Counted:
-        """Read a whole manifest. Raises DamageError and the like when it cannot be read to its end."""
+    def add(self, manifest: Manifest, essentials: Essentials) -> Counted:
+        """Read a whole manifest. Raises DamageError and the like when it cannot be read to its end.
+
+        ``essentials`` hear of all entries.
+        """
         header = manifest.header
         for claim in claims_of(header).values():
             self.packs.setdefault(claim, PackNeeds(claim))
         counted = Counted()
         live: dict[int, int] = {}
-        for batch in batches(manifest.entries()):
+        for batch in batches(essentials.watch(manifest.entries())):
             counted.files += len(batch)
             self._add_batch(header, batch, counted, live)
         self._check_live(header, live, counted)
         if self._pending > _PENDING_ROWS:
             self.settle()
         return counted
+
+    def add_essentials(self, header: BackupHeader, essentials: Essentials) -> None:
+        """Have the bytes kept that they are judged by."""
+        claims = claims_of(header)
+        for field, excerpt in essentials.wanted():
+            if field in claims:
+                needs = self.packs.setdefault(claims[field], PackNeeds(claims[field]))
+                needs.excerpts.setdefault(excerpt.frame, set()).add(excerpt)
 
     def settle(self) -> None:
         """To be called before anybody reads the rows."""

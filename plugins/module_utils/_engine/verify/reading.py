@@ -17,19 +17,21 @@ from ..repository import names
 from ..repository.model import pack_names
 from .blame import blame
 from .content import Examined, describe, examine_pack, examine_wal
+from .essentials import Essentials
 from .needs import Claim, Needs, PackNeeds, claims_of
 from .parallel import in_parallel
 from .presence import check_history
 from .result import DAMAGE, PARTLY, Finding, bare
 
 if t.TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..events import Reporter
     from ..postgres.timeline import TimelineHistory
     from ..repository.manifest import Manifest
     from ..repository.repository import Repository
     from ..storage.base import Location
+    from .essentials import Excerpt, Problem
     from .result import VerifyReport
     from .subjects import Subject
 
@@ -71,6 +73,8 @@ class Reading:
         self._needs = Needs()
         self._whole: dict[tuple[str, str], Manifest] = {}
         """Manifests that could be read to their end."""
+        self._essentials: list[tuple[Subject, Manifest, Essentials]] = []
+        self._excerpts: dict[tuple[Claim, Excerpt], bytes] = {}
         self._archives: dict[int, _Archive] = {}
         self._unsound: list[Examined] = []
 
@@ -85,6 +89,7 @@ class Reading:
         with in_parallel(self._still_wanted(tasks), self._examine, workers) as results:
             for found in results:
                 self._note(found)
+        self._look_into_essentials()
         self._blame()
 
     # Manifests
@@ -94,12 +99,14 @@ class Reading:
         for name, manifest in subject.manifests.items():
             result = self._report.locations[name]
             result.objects += 1
+            essentials = Essentials(manifest.header)
             try:
                 if subject.key in self._whole:
-                    for _unused in manifest.entries():
+                    for _unused in essentials.watch(manifest.entries()):
                         pass
                 else:
-                    self._add_needs(subject, manifest)
+                    self._add_needs(subject, manifest, essentials)
+                self._add_essentials(subject, manifest, essentials)
                 info = manifest.location.stat(manifest.name)
                 result.bytes += info.size if info is not None else 0
             except LocationError as error:
@@ -107,12 +114,10 @@ class Reading:
             except (RepositoryError, KeyFileError) as error:
                 subject.add("damaged", DAMAGE, name, manifest.name, bare(error.message, manifest.name))
 
-    def _add_needs(self, subject: Subject, manifest: Manifest) -> None:
-        counted = self._needs.add(manifest)
+    def _add_needs(self, subject: Subject, manifest: Manifest, essentials: Essentials) -> None:
+        counted = self._needs.add(manifest, essentials)
         self._whole[subject.key] = manifest
-        for what, paths in counted.problems:
-            where = manifest.location.name
-            subject.add("inconsistent", DAMAGE, where, manifest.name, what, files=paths, files_total=len(paths))
+        _add_problems(subject, manifest, counted.problems)
         header = manifest.header
         subject.result.figures |= {
             "files": counted.files,
@@ -121,6 +126,11 @@ class Reading:
             "bytes_stored": sum(size for size, _digest in pack_names(header).values()),
             "wal_segments": len(backup_segments(header.postgres)) if header.postgres is not None else 0,
         }
+
+    def _add_essentials(self, subject: Subject, manifest: Manifest, essentials: Essentials) -> None:
+        _add_problems(subject, manifest, essentials.problems())
+        self._needs.add_essentials(manifest.header, essentials)
+        self._essentials.append((subject, manifest, essentials))
 
     # What is to be read
 
@@ -194,8 +204,20 @@ class Reading:
         result.objects += 1
         result.bytes += found.stored_bytes
         result.pages += found.pages
+        if found.claim is not None and found.problem is None and not found.bad_frames:
+            self._excerpts |= {(found.claim, excerpt): data for excerpt, data in found.excerpts.items()}
         if not found.sound:
             self._unsound.append(found)
+
+    def _look_into_essentials(self) -> None:
+        """What could not be read is found missing or damaged anyway."""
+        for subject, manifest, essentials in self._essentials:
+            claims = claims_of(manifest.header)
+
+            def read(field: int, excerpt: Excerpt, claims: Mapping[int, Claim] = claims) -> bytes | None:
+                return self._excerpts.get((claims[field], excerpt)) if field in claims else None
+
+            _add_problems(subject, manifest, essentials.wrong(read))
 
     def _blame(self) -> None:
         unsound: dict[str, list[Examined]] = {}
@@ -227,6 +249,12 @@ class Reading:
         if not needed:
             what = f"{what}; no recovery gets past it" if _is_segment(found.name) else what
             self._report.others.append(Finding(kind, severity, found.location, found.name, what))
+
+
+def _add_problems(subject: Subject, manifest: Manifest, problems: Iterable[Problem]) -> None:
+    where = manifest.location.name
+    for what, paths in problems:
+        subject.add("inconsistent", DAMAGE, where, manifest.name, what, files=paths, files_total=len(paths))
 
 
 def _is_segment(name: str) -> bool:
