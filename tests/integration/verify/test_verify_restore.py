@@ -83,6 +83,36 @@ def test_root_runs_the_server_as_the_owner_of_the_cluster(proven: VerifyLab) -> 
     assert proven.verify("--all")["result"] == "ok"
 
 
+def told_of_identity(report: dict[str, Any]) -> int:
+    return sum("who can read" in text and "data.identity" in text for text in report.get("warnings", []))
+
+
+def test_a_server_that_could_read_the_identity_is_warned_of(proven: VerifyLab) -> None:
+    """Once, and the result is as good."""
+    report = proven.verify("--level", "restore")
+    assert (report["result"], told_of_identity(report)) == ("ok", 1)
+    assert told_of_identity(proven.verify()) == 0, "nothing is started at this level"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_keys_that_only_root_can_read(proven: VerifyLab) -> None:
+    assert told_of_identity(proven.verify("--level", "restore", as_server=False)) == 1, "the server's user owns them"
+    repository = proven.settings["repository"]
+    keys, own = Path(repository["keys"]), proven.directory / "keys-of-root"
+    shutil.copytree(keys, own)
+    for path in (own, *own.iterdir()):
+        os.chown(path, 0, 0)
+    repository["keys"] = str(own)
+    proven.write_config()
+    try:
+        report = proven.verify("--level", "restore", as_server=False)
+    finally:
+        repository["keys"] = str(keys)
+        proven.write_config()
+        shutil.rmtree(own)
+    assert (report["result"], told_of_identity(report)) == ("ok", 0)
+
+
 def test_assertions(proven: VerifyLab) -> None:
     assertions(proven, ("SELECT count(*) FROM moved", "1000"), ("SELECT max(n) > 0 FROM moved", None))
     try:

@@ -48,6 +48,21 @@ class Account:
     def is_me(self) -> bool:
         return self.uid == os.geteuid()
 
+    def may_read(self, path: Path) -> bool:
+        """As far as owners and modes tell. Who owns a file or a directory can give himself the mode he wants."""
+        groups = {self.gid, *os.getgrouplist(self.name, self.gid)}
+
+        def has(place: Path, bit: int) -> bool:
+            status = place.stat()
+            shift = 3 if status.st_gid in groups else 0
+            return status.st_uid == self.uid or bool(status.st_mode >> shift & bit)
+
+        try:
+            real = path.resolve()
+            return has(real, 0o4) and all(has(parent, 0o1) for parent in real.parents)
+        except OSError:
+            return False
+
 
 def server_account(wanted: str | None, data_directory: Path | None) -> Account:
     """The user a sandbox runs as: the one wanted; else for root the owner of the cluster, or postgres; else this one.

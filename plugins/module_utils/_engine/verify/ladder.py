@@ -41,6 +41,7 @@ from .survey import Survey, add_gaps, add_orphans, survey
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from ..config import Config
     from ..events import Reporter
@@ -162,11 +163,12 @@ class _Run:
         from .rehearsal import SandboxOptions, rehearse
 
         options = sandbox or SandboxOptions()
+        exposed: set[Path] = set()
         for subject in self._subjects:
             if self._which.all and subject.result.kind not in PHYSICAL:
                 continue
             try:
-                rehearse(self._config, self._opened.repository, subject, options, workers, self._reporter)
+                rehearse(self._config, self._opened.repository, subject, options, workers, self._reporter, exposed)
             except CryoError as error:
                 if len(self._subjects) == 1:
                     raise

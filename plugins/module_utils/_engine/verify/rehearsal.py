@@ -12,6 +12,7 @@ import time
 import typing as t
 from pathlib import Path
 
+from ..crypto.keys import FILES
 from ..errors import ConfigError, DamageError, RestoreError
 from ..postgres.archive_index import WalIndex, backup_segments, histories
 from ..postgres.checks import Answer, Checks, QueryFailed, any_session, log_in
@@ -63,9 +64,11 @@ def rehearse(
     options: SandboxOptions,
     workers: int,
     reporter: Reporter,
+    exposed: set[Path],
 ) -> None:
     """Restore one backup in a sandbox and add checks, figures and findings to the subject.
 
+    ``exposed``: identities that a sandbox's user can read and that were warned of already; gets more.
     Nothing is left of it, unless that was asked for. Raises what kept it from being tried: ConfigError
     (``no-postgresql``, ``sandbox-user``), RestoreError (``sandbox-directory``, ``target-space`` …), LocationError.
     """
@@ -83,6 +86,7 @@ def rehearse(
     cluster = config.clusters.get(record.source)
     programs = find_programs(record.header.postgres.version, cluster.bin_directory if cluster else None)
     account = server_account(options.user, cluster.data_directory if cluster else None)
+    _warn_of_exposed_identity(config.repository.keys, account, reporter, exposed)
     base = options.directory or config.state_directory / "sandbox"
     run = _Rehearsal(repository, subject, record, record.header.postgres, options, workers, reporter)
     if not run.wal_is_there():
@@ -92,6 +96,19 @@ def rehearse(
             run.restore_and_ask(place, account, programs, cluster)
     except RestoreError as error:
         raise unusable(error) from error
+
+
+def _warn_of_exposed_identity(keys: Path, account: Account, reporter: Reporter, exposed: set[Path]) -> None:
+    """What is in a backup can run programs as the user of its server: it may be a thief who made it."""
+    identity = keys / FILES["identity"]
+    if identity in exposed or not account.may_read(identity):
+        return
+    exposed.add(identity)
+    reporter.warn(
+        f"the sandbox runs as {account.name}, who can read {identity}: code in a backup that somebody has prepared "
+        "could take the identity with it. Run this as root, with keys that only root can read and --user of an account "
+        "that owns nothing else"
+    )
 
 
 class _Rehearsal:
