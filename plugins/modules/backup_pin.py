@@ -156,7 +156,7 @@ def work(task: Task) -> Outcome:
     from ansible_collections.cryoprotect.backup.plugins.module_utils._engine.repository.repository import Repository
 
     options, dry_run = task.options, task.check_mode
-    repository = Repository.open(task.config.repository)
+    repository = Repository.open(task.config.repository.as_written())
     backup = chosen(Catalog.load(repository), options)
     if options["state"] == "present":
         result = pin(repository, backup, options["reason"], task.now(), dry_run=dry_run)

@@ -5,28 +5,36 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import datetime as dt
+import importlib
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cryobackup.cli._frame import Context
+from cryobackup.cli.progress import StandardErrorReporter
 from cryobackup.config import Config, RepositoryConfig
 from cryobackup.config.locations import LocationConfig, LockMode, ObjectLock, S3Options
 from cryobackup.errors import ConfigError
 from cryobackup.events import Silent
 from cryobackup.object_lock import LockReport, keep_locked
 from cryobackup.prune import PruneResult, prune
-from cryobackup.repository import names
+from cryobackup.report.overview import overview
+from cryobackup.repository import model, names
 from cryobackup.repository.catalog import BackupRecord
 from cryobackup.repository.locking import Terms
+from cryobackup.repository.manifest import Manifest
 from cryobackup.repository.model import pack_names
 from cryobackup.repository.repository import Repository, init
 from cryobackup.retention import Policy, Rule
 from cryobackup.storage.base import put
 from tests.faults.small_repository import SEGMENT_SIZE, SmallRepository, sample
+from tests.faults.test_false_manifests import false_manifest
 from tests.lab.ceph import Gateway
 
 DAY = dt.timedelta(days=1)
@@ -266,6 +274,33 @@ def test_an_object_that_was_written_over_counts_as_it_was_first(tmp_path: Path, 
     trusted = dataclasses.replace(made.config, repository=made.config.repository.as_written())
     made.config = trusted
     assert made.restored(made.open(), kept) == made.content[kept.id]
+
+
+def shown(made: LockedRepository, command: str, backup_id: str) -> Any:
+    if command == "overview":
+        return overview(made.config, backup=backup_id, now=made.now(), reporter=Silent())
+    context = Context(config_path=None, json=True, reporter=StandardErrorReporter(quiet=True))
+    context.config = made.config
+    args = argparse.Namespace(source=None, backup=backup_id, latest=None, as_of=None, reason="x")
+    outcome = importlib.import_module(f"cryobackup.cli.{command}").run(args, context)
+    assert outcome.exit_code == 0
+    return outcome.result
+
+
+def test_who_only_looks_sees_what_was_first_too(tmp_path: Path, s3: Gateway) -> None:
+    """A manifest that authenticates was put on top of the true one, by somebody with the writer's keys."""
+    made = LockedRepository(tmp_path, s3, "governance", BRIEF, LAST)
+    kept = made.backup(sample())
+    name, keys = names.manifest("main", kept.id), made.open().keys
+    false = dataclasses.replace(kept.header, label="false", totals=model.Totals(bytes_source=1234567))
+    made.bucket.write(name, false_manifest(keys, false, bytes, ()))
+    assert Manifest(keys, made.open().locations[0], "main", kept.id).header.label == "false", "as the bucket shows it"
+    for command in ("list", "info", "status", "capacity", "overview"):
+        told = json.dumps(shown(made, command, kept.id), default=str)
+        assert '"false"' not in told, command
+        assert "1234567" not in told, command
+    made.bucket.write(name, b"something else")
+    assert shown(made, "pin", kept.id)["changed"]
 
 
 def test_an_object_that_was_deleted_and_made_anew_is_not_written_over(tmp_path: Path, s3: Gateway) -> None:

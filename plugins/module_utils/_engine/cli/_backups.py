@@ -88,7 +88,7 @@ def change_pin(context: Context, text: str, change: Callable[[Repository, Backup
     from ..repository.repository import Repository
     from ._frame import Outcome
 
-    repository = Repository.open(context.config.repository)
+    repository = Repository.open(context.config.repository.as_written())
     catalog = Catalog.load(repository)
     result = change(repository, catalog.find(text))
     for name, error in repository.lost.items():

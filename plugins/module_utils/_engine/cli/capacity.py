@@ -32,7 +32,7 @@ def run(_args: argparse.Namespace, context: Context) -> Outcome:
     from ..repository.repository import Repository
     from ._backups import reading_exit, warn_of_gaps
 
-    repository = Repository.open(context.config.repository)
+    repository = Repository.open(context.config.repository.as_written())
     catalog = Catalog.load(repository)
     result = capacity(context.config, repository, catalog, context.now())
     warn_of_gaps(context.reporter, repository, catalog)

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
     from ._backups import reading_exit, warn_of_gaps
 
     config = config_as_of(args, context)
-    repository = Repository.open(config.repository)
+    repository = Repository.open(config.repository.as_written())
     catalog = Catalog.load(repository, args.latest)
     warn_of_gaps(context.reporter, repository, catalog)
     if args.latest is None:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
     from ._backups import reading_exit, table, warn_of_gaps
 
     config = config_as_of(args, context)
-    repository = Repository.open(config.repository)
+    repository = Repository.open(config.repository.as_written())
     catalog = Catalog.load(repository, args.source)
     if args.source is not None:
         require_known_source(config, catalog, args.source)

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
     from ._backups import reading_exit
 
     config = config_as_of(args, context)
-    repository = Repository.open(config.repository)
+    repository = Repository.open(config.repository.as_written())
     catalog = Catalog.load(repository)
     result = status(config, repository, catalog, context.now())
     return Outcome(result, reading_exit(repository, catalog), lambda: "\n".join(_lines(result)))

@@ -37,7 +37,7 @@ def overview(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"a list of {limit} backups is none", hint="Ask for one or more.", id="usage")
-    repository = Repository.open(config.repository)
+    repository = Repository.open(config.repository.as_written())
     catalog = Catalog.load(repository)
     for name in filter(None, (source, latest)):
         require_known_source(config, catalog, name)
