@@ -33,6 +33,8 @@ def test_full_and_incremental(workspace: Workspace, runtime: Path, pg_major: Ins
     assert incremental["postgres_version"] // 10000 == pg_major.major
     golden = golden_dump(cluster)
     cluster.wait_archived(cluster.switch_wal())
+    # Also that what is asked of every backup of a cluster is true of those of this major.
+    backups.run("verify", "--all", "--level", "content", check=True)
     cluster.stop()
     target = backups.materialise(incremental["backup_id"], "restored")
     prove_restore(
