@@ -109,17 +109,6 @@ def test_the_directory_by_another_path(backups: BackupLab, workspace: Workspace)
     assert backups.backup()["status"] == "ok"
 
 
-def test_standby(backups: BackupLab, workspace: Workspace) -> None:
-    copy = workspace.path / "standby"
-    backups.cluster.run("pg_basebackup", "-D", copy, "-c", "fast")
-    (copy / "standby.signal").touch()
-    workspace.account.own(copy / "standby.signal")
-    standby = workspace.adopt(copy)
-    standby.start()
-    backups.set(data_directory=str(copy), connection=standby.conninfo)
-    assert backups.refused()["id"] == "cluster-is-standby"
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file that its owner cannot read needs root")
 def test_unreadable_file(backups: BackupLab) -> None:
     secret = backups.cluster.data_dir / "base/secret"

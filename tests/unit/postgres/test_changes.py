@@ -28,7 +28,9 @@ from cryobackup.postgres.changes import (
     parent_problem,
     plan_file,
 )
+from cryobackup.postgres.lsn import parse_lsn
 from cryobackup.postgres.relfile import relation_file
+from cryobackup.postgres.timeline import TimelineHistory, TimelineSwitch
 from cryobackup.repository import model
 from cryobackup.repository.model import BackupHeader, Entry, PostgresInfo, Totals
 
@@ -146,7 +148,7 @@ def state(**changes: Any) -> ClusterState:
     usual = ClusterState(
         system_identifier="7000",
         version=170002,
-        timeline=1,
+        history=TimelineHistory(1),
         lsn=0x9000000,
         next_oid=24576,
         block_size=8192,
@@ -216,12 +218,30 @@ def test_a_parent_that_will_do() -> None:
         ("sizes", parent(block_size=32768)),
         ("sizes", parent(wal_segment_size=1 << 20)),
         ("set back", parent(stop_lsn="0/9000001")),
+        ("timeline 2 does not lead", parent(timeline=2)),
     ],
 )
 def test_parents_that_will_not_do(words: str, header: BackupHeader) -> None:
     problem = parent_problem(header, state())
     assert problem is not None
     assert words in problem
+
+
+def test_a_parent_from_before_a_promotion() -> None:
+    """It will do if it had ended before the timelines parted."""
+    switch = TimelineSwitch(1, parse_lsn("0/5000100"), "")
+    now = state(history=TimelineHistory(3, (switch, TimelineSwitch(2, parse_lsn("0/6000000"), ""))))
+    assert parent_problem(parent(), now) is None
+    assert "timeline 1 does not lead" in str(parent_problem(parent(stop_lsn="0/5000101"), now))
+    assert "timeline 2 does not lead" in str(parent_problem(parent(timeline=2, stop_lsn="0/6000001"), now))
+    assert parent_problem(parent(timeline=2, start_lsn="0/5000200", stop_lsn="0/6000000"), now) is None
+    assert "timeline 1 does not lead" in str(parent_problem(parent(), state(history=TimelineHistory(3))))
+
+
+def test_a_parent_of_a_standby_ends_before_its_restartpoint() -> None:
+    """What is consistent at the end of an earlier checkpoint may have no newer pages from a parent."""
+    assert "restartpoint" in str(parent_problem(parent(), state(standby=True, lsn=parse_lsn("0/50000ff"))))
+    assert parent_problem(parent(), state(standby=True, lsn=parse_lsn("0/5000100"))) is None
 
 
 @pytest.mark.parametrize(

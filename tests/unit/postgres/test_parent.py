@@ -12,6 +12,7 @@ import pytest
 
 from cryobackup.postgres.changes import ClusterState, Witness
 from cryobackup.postgres.parent import Choice, choose_parent
+from cryobackup.postgres.timeline import TimelineHistory
 from cryobackup.repository import names
 from cryobackup.repository.catalog import BackupRecord, Catalog
 from tests.faults.small_repository import BLOCK, SEGMENT_SIZE, START, SYSTEM, SmallRepository
@@ -36,7 +37,7 @@ class Site:
     def choose(self) -> Choice:
         repository = self.made.open()
         state = ClusterState(
-            str(SYSTEM), 150000, 1, 99 * SEGMENT_SIZE, 20000, BLOCK, 131072, SEGMENT_SIZE, True, False,
+            str(SYSTEM), 150000, TimelineHistory(1), 99 * SEGMENT_SIZE, 20000, BLOCK, 131072, SEGMENT_SIZE, True, False,
             START + 99 * DAY,
             Witness("", "", None),
         )  # fmt: skip

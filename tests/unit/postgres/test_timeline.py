@@ -89,6 +89,14 @@ def test_the_path_to_a_position() -> None:
     assert HISTORY.path_for(0xE00000)[-1] == TimelineSpan(3, 0xD00000, 0xE00000)
 
 
+def test_the_way_between_two_positions() -> None:
+    history = TimelineHistory(3, (TimelineSwitch(1, 100, ""), TimelineSwitch(2, 100, "")))
+    assert history.way(50, 80) == (TimelineSpan(1, 50, 80),)
+    assert history.way(50, 150) == (TimelineSpan(1, 50, 100), TimelineSpan(3, 100, 150))
+    assert history.way(100, 150) == (TimelineSpan(3, 100, 150),)
+    assert history.way(120, 120) == ()
+
+
 @pytest.mark.parametrize(("number", "timeline"), [(0, 1), (0xB, 1), (0xC, 2), (0xD, 3), (0xFF, 3)])
 def test_a_segment_with_a_switch_is_looked_for_on_the_child(number: int, timeline: int) -> None:
     assert HISTORY.timeline_of_segment(number, SEGMENT_SIZE) == timeline

@@ -108,6 +108,8 @@ class ClusterConfig:
     """Bytes a second that are read from the data directory at most; None: no limit."""
     bin_directory: Path | None = None
     """PostgreSQL's programs; None: found by the server's version."""
+    primary: str | None = None
+    """How to connect to the primary, where this is a standby; as ``connection``."""
     archive_timeout: float = DEFAULT_ARCHIVE_TIMEOUT_SECONDS
     """Seconds a backup waits for the WAL it needs to be in the archive."""
     verify: VerifyConfig = dataclasses.field(default_factory=VerifyConfig)

@@ -100,12 +100,12 @@ def _repository(section: Section) -> RepositoryConfig:
 
 
 def _cluster(name: str, section: Section) -> ClusterConfig:
-    connection = section.text("connection")
-    if _has_secret(connection):
-        section.problem(
-            "connection",
-            "must not have a secret in it: use passfile=/path/to/pgpass (mode 0600) or service=name instead",
-        )
+    connection, primary = section.text("connection"), section.optional_text("primary")
+    for key, value in (("connection", connection), ("primary", primary)):
+        if value is not None and _has_secret(value):
+            section.problem(
+                key, "must not have a secret in it: use passfile=/path/to/pgpass (mode 0600) or service=name instead"
+            )
     return ClusterConfig(
         name=name,
         data_directory=section.path("data_directory"),
@@ -113,6 +113,7 @@ def _cluster(name: str, section: Section) -> ClusterConfig:
         workers=section.integer("workers", default=default_workers(), at_least=1, at_most=MAX_WORKERS),
         bandwidth_limit=section.bandwidth("bandwidth_limit", at_least=_MIN_BANDWIDTH),
         bin_directory=section.optional_path("bin_directory"),
+        primary=primary,
         archive_timeout=section.seconds("archive_timeout", default=DEFAULT_ARCHIVE_TIMEOUT_SECONDS),
         verify=_section(section, "verify", _verify) or VerifyConfig(),
     )

@@ -13,7 +13,7 @@ import datetime as dt
 import time
 import typing as t
 
-from ..errors import ConfigError, LocationError, reason_of
+from ..errors import ClusterError, ConfigError, LocationError, reason_of
 from ..locks import locked
 from ..repository import model, names
 from ..repository.catalog import Catalog
@@ -22,9 +22,10 @@ from ..repository.known import remember
 from ..repository.lease import boot_id
 from ..repository.repository import Repository
 from ..repository.session import BackupSession
+from ..words import format_bytes
 from .archive_outages import Outages
 from .archive_wait import WalNotArchived, WalWait, archived_here, wait_for_wal
-from .backup_header import Copied, new_header
+from .backup_header import Copied, draft_header, new_header
 from .backup_mode import Stopped, start_backup, stop_backup
 from .backup_wal import bring_wal
 from .changes import ClusterState, Witness
@@ -38,7 +39,9 @@ from .reader import PageRules
 from .readers import Readers
 from .relfile import CONTROL_FILE
 from .result import BackupResult
+from .resume import Marks, as_parent, drafts_directory, find_draft, forget
 from .room import Checked, Wanted, check_room
+from .standby import advance, explain_refusal, finish_segment, is_standby, require_same
 from .wal import segment_names
 from .walk import Walk
 
@@ -48,6 +51,7 @@ if t.TYPE_CHECKING:
     from ..config import ClusterConfig, Config
     from ..errors import CryoError
     from ..events import Reporter
+    from ..repository.draft import Draft
     from ..repository.model import BackupHeader
     from ..repository.session import CommitResult
     from ..storage.base import Location
@@ -127,6 +131,8 @@ class _Run:
     def run(self, kind: str, label: str, *, fast_checkpoint: bool, space_check: bool) -> BackupResult:
         began = time.monotonic()
         started_at = self._clock()
+        if fast_checkpoint and is_standby(self._connection):
+            advance(self._connection, self._cluster, self._reporter)
         facts = examine(self._connection, self._cluster.data_directory)
         warn_of(self._repository, facts, self._connection, self._reporter)
         newer = behind(self._repository)
@@ -134,10 +140,18 @@ class _Run:
             self._reporter.warn(f"{newer.message}. {newer.hint}")
         state = cluster_state(facts, started_at)
         choice = choose(self._repository, self._cluster.name, kind, state, self._reporter)
+        draft = find_draft(self._config, self._cluster.name, self._repository, facts, state)
         room = Checked()
         if space_check:
             room = leave_room(
-                self._config, self._repository, self._connection, self._cluster.name, choice, started_at, self._reporter
+                self._config,
+                self._repository,
+                self._connection,
+                self._cluster.name,
+                choice,
+                started_at,
+                self._reporter,
+                there=draft.header.stored_bytes_own if draft is not None else 0,
             )
         if room.left_out:
             choice = choose(self._repository, self._cluster.name, kind, state, self._reporter)
@@ -147,17 +161,27 @@ class _Run:
             parent=choice.record,
             now=started_at,
             spool=self._config.state_directory,
+            draft=draft if choice.record is None else None,
         ) as session:
             for location, most in room.quotas:
                 session.packs.limit(location, most)
             parent, reason = _open_parent(session, choice, state)
             if parent is None and kind == model.INCREMENTAL:
                 self._reporter.note(f"taking a full backup: {reason}")
+            if parent is None and session.draft is not None:
+                parent = self._go_on_from(session.draft, state)
             copied = self._copy(session, facts, state, parent, fast_checkpoint=fast_checkpoint)
             self._wait_for_wal(session, facts, copied.stopped)
             header = new_header(session, facts, state, copied, reason, label, started_at, finished_at=self._clock())
             commit = session.commit(header)
+        if header.kind == model.FULL:
+            forget(self._config, self._cluster.name)
         return self._result(kind, header, commit, time.monotonic() - began)
+
+    def _go_on_from(self, draft: Draft, state: ClusterState) -> Parent:
+        interrupted, done = draft.header.backup_id, format_bytes(draft.bytes)
+        self._reporter.note(f"going on from backup {interrupted}, which was interrupted: {done} of it are done")
+        return as_parent(draft, state)
 
     def _copy(
         self,
@@ -173,9 +197,20 @@ class _Run:
         data_directory = self._cluster.data_directory
         start_lsn = start_backup(self._connection, f"cryobackup {session.backup_id}", fast=fast_checkpoint)
         next_oid = read_control(data_directory / CONTROL_FILE).next_oid
+        marks: Marks | None = None
+        if session.parent is None:
+            header = draft_header(session, facts, state, start_lsn, next_oid)
+            directory = drafts_directory(self._config, self._cluster.name)
+            marks = Marks(session.keep_draft(directory, header), self._connection)
         if parent is not None:
             self._reporter.phase("asking for changes")
-            parent = parent.asked(self._connection, facts.version, start_lsn)
+            parent = parent.asked(self._connection, facts.version, state.history, start_lsn)
+
+        def advance(size: int) -> None:
+            self._reporter.advance(size)
+            if marks is not None:
+                marks.tick()
+
         walk = Walk(
             data_directory,
             major=facts.major,
@@ -198,20 +233,34 @@ class _Run:
                 segment_blocks=state.segment_blocks,
                 guards=parent.guards if parent else None,
                 versions=parent.versions if parent else {},
-                advance=self._reporter.advance,
+                advance=advance,
             )
             self._reporter.phase("copying", self._expected_bytes(parent))
             self._copy_all(walk, copier, parent)
             control = control_file(data_directory)
             self._reporter.phase("stopping")
-            stopped = stop_backup(self._connection)
+            stopped = self._stop(facts)
             for found, contents in (*files_of_backup_mode(stopped, control[0]), control):
                 copier.add_contents(found, contents)
             readers.finish()
+            if marks is not None:
+                marks.set()
         copier.settle(stopped.stop_lsn)
         if copier.counters.partial_pages:
             self._reporter.warn(f"{copier.counters.partial_pages} files of relations do not end with a whole page")
         return Copied(copier, parent, stopped, walk.tablespaces, start_lsn, next_oid)
+
+    def _stop(self, facts: Facts) -> Stopped:
+        try:
+            stopped = stop_backup(self._connection)
+        except ClusterError as error:
+            if not facts.standby:
+                raise
+            raise explain_refusal(self._connection, error) from error
+        require_same(stopped, self._cluster.data_directory, standby=facts.standby)
+        if facts.standby:
+            finish_segment(self._cluster, stopped.stop_lsn, self._reporter)
+        return stopped
 
     def _copy_all(self, walk: Walk, copier: Copier, parent: Parent | None) -> None:
         entries = ParentEntries(parent.manifest if parent else None)
@@ -222,7 +271,7 @@ class _Run:
 
     def _expected_bytes(self, parent: Parent | None) -> int | None:
         """What there is to copy, roughly, for people who wait."""
-        if parent is not None:
+        if parent is not None and not parent.is_draft:
             return parent.manifest.header.totals.bytes_source
         return cluster_bytes(self._connection)
 
@@ -251,8 +300,8 @@ class _Run:
                 segments,
                 timeout=self._cluster.archive_timeout,
                 keys=keys,
-                explain=lambda: self._explain_archiver(session.fanout.lost),
-                glance=archived_here(self._cluster.data_directory),
+                explain=lambda: self._explain_archiver(facts, session.fanout.lost),
+                glance=None if facts.standby else archived_here(self._cluster.data_directory),
             )
         except WalNotArchived:
             session.fanout.each(_must_answer)
@@ -260,7 +309,10 @@ class _Run:
                 raise
             return None
 
-    def _explain_archiver(self, lost: Iterable[str]) -> str:
+    def _explain_archiver(self, facts: Facts, lost: Iterable[str]) -> str:
+        if facts.standby and facts.settings.get("archive_mode") != "always":
+            finish = "" if self._cluster.primary else " Set `primary` for this cluster: it finishes its segment then."
+            return f"The primary archives the WAL of a backup from a standby: look there.{finish}"
         rows = self._connection.query(
             "SELECT failed_count, last_failed_wal, last_failed_time::text, last_archived_wal FROM pg_stat_archiver"
         )
@@ -312,10 +364,12 @@ def leave_room(
     choice: Choice,
     now: dt.datetime,
     reporter: Reporter,
+    *,
+    there: int = 0,
 ) -> Checked:
-    """``check_room`` for the backup that would be made."""
+    """``check_room`` for the backup that would be made. ``there``: bytes of a full one that are stored already."""
     kind = model.FULL if choice.record is None else model.INCREMENTAL
-    wanted = Wanted(source, kind, cluster_bytes(connection))
+    wanted = Wanted(source, kind, cluster_bytes(connection), there if kind == model.FULL else 0)
     return check_room(
         config, repository, wanted, lambda: Catalog.load(repository, source).backups, now=now, reporter=reporter
     )
@@ -363,7 +417,7 @@ def cluster_state(facts: Facts, now: dt.datetime) -> ClusterState:
     return ClusterState(
         system_identifier=str(facts.system_identifier),
         version=facts.version,
-        timeline=facts.timeline,
+        history=facts.history,
         lsn=facts.lsn,
         next_oid=control.next_oid,
         block_size=control.block_size,
@@ -373,6 +427,7 @@ def cluster_state(facts: Facts, now: dt.datetime) -> ClusterState:
         summarize_wal=facts.settings.get("summarize_wal") == "on",
         now=now,
         witness=Witness(boot_id().split("/")[0], facts.postmaster_started_at, control.wal_log_hints),
+        standby=facts.standby,
     )
 
 

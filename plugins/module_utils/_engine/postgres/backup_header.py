@@ -42,6 +42,52 @@ class Copied:
     start_lsn: int
     next_oid: int
 
+    @property
+    def draft(self) -> BackupHeader | None:
+        """Of the interrupted backup that this one went on from."""
+        return self.parent.manifest.header if self.parent is not None and self.parent.is_draft else None
+
+
+def draft_header(
+    session: BackupSession, facts: Facts, state: ClusterState, start_lsn: int, next_oid: int
+) -> BackupHeader:
+    """What a backup that has just started says of itself, should it be interrupted."""
+    at = state.now.isoformat(timespec="microseconds")
+    position, control = format_lsn(start_lsn), facts.control
+    segment = next(segment_names(facts.history.timeline, start_lsn, start_lsn + 1, control.wal_segment_size))
+    info = PostgresInfo(
+        system_identifier=str(facts.system_identifier),
+        version=facts.version,
+        timeline=facts.history.timeline,
+        start_lsn=position,
+        stop_lsn=position,
+        checkpoint_lsn=position,
+        wal_start=segment,
+        wal_stop=segment,
+        wal_segment_size=control.wal_segment_size,
+        block_size=control.block_size,
+        segment_blocks=control.relation_segment_blocks,
+        page_checksums=facts.page_checksums,
+        from_standby=facts.standby,
+        data_directory=facts.data_directory,
+        next_oid=next_oid,
+    )
+    return BackupHeader(
+        backup_id=session.backup_id,
+        source=session.source,
+        kind=model.FULL,
+        parent=None,
+        status=model.OK,
+        label="",
+        started_at=at,
+        finished_at=at,
+        host=host_name(),
+        tool_version=__version__,
+        postgres=info,
+        change_detection={"witness": state.witness.as_dict()},
+        totals=Totals(),
+    )
+
 
 def new_header(
     session: BackupSession,
@@ -54,7 +100,7 @@ def new_header(
     finished_at: dt.datetime,
 ) -> BackupHeader:
     """``reason``: why there is this parent, or none."""
-    copier, parent = copied.copier, copied.parent
+    copier, parent = copied.copier, None if copied.draft else copied.parent
     return BackupHeader(
         backup_id=session.backup_id,
         source=session.source,
@@ -67,7 +113,7 @@ def new_header(
         host=host_name(),
         tool_version=__version__,
         postgres=_postgres_info(facts, copied),
-        change_detection=_change_detection(parent, reason, copier, state),
+        change_detection=_change_detection(copied, reason, state),
         totals=Totals(
             files=copier.counters.files,
             bytes_source=copier.counters.bytes_source,
@@ -110,11 +156,15 @@ def _text(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _change_detection(parent: Parent | None, reason: str, copier: Copier, state: ClusterState) -> dict[str, t.Any]:
+def _change_detection(copied: Copied, reason: str, state: ClusterState) -> dict[str, t.Any]:
+    parent, copier = copied.parent, copied.copier
     found: dict[str, t.Any] = {"method": "full", "reason": reason}
+    if copied.draft is not None:
+        found["resumed"] = copied.draft.backup_id
     if parent is not None:
         guards = parent.guards
-        found["method"] = str(guards.method)
+        if not parent.is_draft:
+            found["method"] = str(guards.method)
         found["since_lsn"] = format_lsn(guards.since_lsn)
         # Why a better way was not open, for those who wonder about the size of the backup.
         if guards.no_identity:

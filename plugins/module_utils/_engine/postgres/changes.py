@@ -36,6 +36,7 @@ if t.TYPE_CHECKING:
     from ..repository.model import BackupHeader, Entry, PostgresInfo
     from .changed_blocks import Blocks, ChangedBlocks
     from .relfile import RelationFile
+    from .timeline import TimelineHistory
 
 FIRST_WITH_SUMMARIES: t.Final = 17
 _MAPS_SUMMARIZED: t.Final = {17: 170011, 18: 180006}
@@ -118,8 +119,10 @@ class ClusterState:
 
     system_identifier: str
     version: int
-    timeline: int
+    history: TimelineHistory
+    """Its timeline, and how it got there."""
     lsn: int
+    """A parent must have ended by then: where WAL ends now, or on a standby its last restartpoint."""
     next_oid: int
     block_size: int
     segment_blocks: int
@@ -128,6 +131,7 @@ class ClusterState:
     summarize_wal: bool
     now: dt.datetime
     witness: Witness
+    standby: bool = False
 
     @property
     def has_summaries(self) -> bool:
@@ -143,8 +147,10 @@ def parent_problem(parent: BackupHeader, state: ClusterState) -> str | None:
         return f"backup {parent.backup_id} is not complete"
     if info.system_identifier != state.system_identifier:
         return f"backup {parent.backup_id} is of another cluster (system identifier {info.system_identifier})"
-    if info.timeline != state.timeline:
-        return f"the cluster is on timeline {state.timeline}, backup {parent.backup_id} on {info.timeline}"
+    if not state.history.is_ancestor(info.timeline, parse_lsn(info.stop_lsn) - 1):
+        # What it saw may have been left behind: pages are told apart by their LSN only on the way that led here.
+        here = f"the cluster is on timeline {state.history.timeline}"
+        return f"{here}, to which backup {parent.backup_id} on timeline {info.timeline} does not lead"
     if info.version // 10000 != state.version // 10000:
         return f"backup {parent.backup_id} is of PostgreSQL {info.version // 10000}"
     if (info.block_size, info.segment_blocks, info.wal_segment_size) != (
@@ -154,6 +160,8 @@ def parent_problem(parent: BackupHeader, state: ClusterState) -> str | None:
     ):
         return f"backup {parent.backup_id} has other block or segment sizes"
     if parse_lsn(info.stop_lsn) > state.lsn:
+        if state.standby:
+            return f"the standby's last restartpoint lies before the end of backup {parent.backup_id}"
         return f"the cluster's WAL ends before that of backup {parent.backup_id}: it was set back"
     return None
 

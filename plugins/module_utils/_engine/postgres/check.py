@@ -29,6 +29,7 @@ from .archive_wait import archived_here, archiver_report, wait_for_wal
 from .connection import Connection
 from .control import ControlFile, read_control
 from .lsn import last_segment_number, parse_lsn
+from .standby import check_primary, is_standby
 from .wal import segment_name
 
 if t.TYPE_CHECKING:
@@ -182,6 +183,8 @@ class _ClusterCheck:
                 self._same_server(connection, control)
                 step = "settings"
                 self._settings(connection)
+                step = "primary"
+                self._primary(connection)
                 step = "archiving"
                 if self._archiving(connection):
                     step = "archive a segment"
@@ -261,6 +264,22 @@ class _ClusterCheck:
         ):
             if connection.value("SELECT current_setting(%s)", name) == "off":
                 self._findings.warn(self._title("settings"), f"{name} is off: {why}")
+
+    def _primary(self, connection: Connection) -> None:
+        """What a backup from a standby needs. Raises ClusterError when `primary` leads elsewhere, or nowhere."""
+        if not is_standby(connection):
+            return
+        title = self._title("primary")
+        if self._cluster.primary is None:
+            self._findings.warn(
+                title,
+                "not configured: a backup from this standby waits until the primary finishes a WAL segment by itself",
+                hint=f"Set clusters.{self._cluster.name}.primary, or archive_timeout on the primary.",
+            )
+        elif lacks := check_primary(connection, self._cluster):
+            self._findings.warn(title, "it finishes no segment, or makes no checkpoint, for a backup", hint=lacks)
+        else:
+            self._findings.passed(title, "it finishes segments and makes checkpoints for backups from this standby")
 
     def _archiving(self, connection: Connection) -> bool:
         """Whether a segment can be expected to be archived. Raises ClusterError when it should, and cannot."""

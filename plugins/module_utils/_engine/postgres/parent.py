@@ -11,6 +11,7 @@ import typing as t
 
 from ..errors import DamageError, LocationError, ObjectMissing
 from ..repository import model
+from ..repository.draft import Draft
 from ..repository.manifest import Manifest
 from . import relfile
 from .changes import ClusterState, Guards, guards, parent_problem
@@ -26,6 +27,7 @@ if t.TYPE_CHECKING:
     from ..repository.session import BackupSession
     from ..storage.base import Location
     from .connection import Connection
+    from .timeline import TimelineHistory
 
 
 LAGGING_AT_MOST: t.Final = dt.timedelta(days=7)
@@ -104,17 +106,23 @@ def lags(name: str, backup_id: str) -> LocationError:
 class Parent:
     """A parent whose manifest was read to its end once, so that it will not fail half-way."""
 
-    manifest: Manifest
+    manifest: Manifest | Draft
+    """A draft: the backup is a full one that goes on from it."""
     guards: Guards
     versions: dict[bytes, Entry]
     """Entries of the PG_VERSION files of database directories, by path."""
 
-    def asked(self, connection: Connection, version: int, start_lsn: int) -> Parent:
+    @property
+    def is_draft(self) -> bool:
+        return isinstance(self.manifest, Draft)
+
+    def asked(self, connection: Connection, version: int, history: TimelineHistory, start_lsn: int) -> Parent:
         """The same, when the server was asked what has changed until ``start_lsn``; see ``summaries.ask_server``."""
         info = self.manifest.header.postgres
         if info is None:
             return self
-        return dataclasses.replace(self, guards=ask_server(connection, self.guards, info, version, start_lsn))
+        asked = ask_server(connection, self.guards, info, version, history, start_lsn)
+        return dataclasses.replace(self, guards=asked)
 
 
 def open_parent(session: BackupSession, state: ClusterState) -> Parent | str:
@@ -136,17 +144,22 @@ def open_parent(session: BackupSession, state: ClusterState) -> Parent | str:
                 others=[other for other in session.fanout.healthy if other is not location],
                 breaker=session.repository.breaker,
             )
-            versions = {
-                entry.path: entry
-                for entry in manifest.entries()
-                if entry.path.endswith(b"/PG_VERSION")
-                and relfile.is_database_directory(entry.path.rpartition(b"/")[0].decode("utf-8", "surrogateescape"))
-            }
+            versions = database_versions(manifest)
         except (DamageError, LocationError, ObjectMissing) as error:
             problem = f"the manifest of backup {record.id} cannot be read: {error.message}"
             continue
         return Parent(manifest, guards(record.header, state), versions)
     return problem
+
+
+def database_versions(manifest: Manifest | Draft) -> dict[bytes, Entry]:
+    """Entries of the PG_VERSION files of database directories, by path."""
+    return {
+        entry.path: entry
+        for entry in manifest.entries()
+        if entry.path.endswith(b"/PG_VERSION")
+        and relfile.is_database_directory(entry.path.rpartition(b"/")[0].decode("utf-8", "surrogateescape"))
+    }
 
 
 _OUT_OF_ORDER = frozenset(
@@ -157,7 +170,7 @@ _OUT_OF_ORDER = frozenset(
 class ParentEntries:
     """The parent's entries, asked for in the order of paths."""
 
-    def __init__(self, manifest: Manifest | None) -> None:
+    def __init__(self, manifest: Manifest | Draft | None) -> None:
         self._entries: Iterator[Entry] = iter(manifest.entries() if manifest is not None else ())
         self._next: Entry | None = None
         self._key: list[bytes] = []

@@ -11,14 +11,17 @@ import typing as t
 
 from ..errors import ClusterError, SourceError
 from ..repository.model import Database
+from .ancestry import history_of
 from .configuration_files import included_files
 from .control import ControlFile, read_control
 from .lsn import parse_lsn
+from .standby import is_standby
 
 if t.TYPE_CHECKING:
     from pathlib import Path
 
     from .connection import Connection
+    from .timeline import TimelineHistory
 
 OLDEST_VERSION: t.Final = 130000
 FIRST_UNTESTED_VERSION: t.Final = 190000
@@ -73,8 +76,11 @@ class Facts:
     version: int
     version_text: str
     system_identifier: int
-    timeline: int
+    standby: bool
+    history: TimelineHistory
+    """Of its timeline."""
     lsn: int
+    """Where WAL ends now; on a standby, its last restartpoint: a backup starts there at the earliest."""
     data_directory: str
     """As the server names it."""
     postmaster_started_at: str
@@ -98,7 +104,7 @@ def examine(connection: Connection, data_directory: Path) -> Facts:
     """Find out all that a backup needs to know. Changes nothing.
 
     Raises ClusterError, with one clear reason: ``cluster-version``, ``cluster-pooler``, ``cluster-privileges``,
-    ``cluster-is-standby``, ``cluster-mismatch``, ``wal-level``, ``archive-off``, ``archive-command-empty``; and
+    ``cluster-mismatch``, ``wal-level``, ``archive-off``, ``archive-command-empty``; and
     SourceError when pg_control cannot be read.
     """
     version = connection.server_version
@@ -109,18 +115,21 @@ def examine(connection: Connection, data_directory: Path) -> Facts:
             id="cluster-version",
         )
     _refuse_pooler(connection)
-    _refuse_standby(connection)
     _check_privileges(connection, version)
     settings = _settings(connection)
     control = read_control(data_directory / "global" / "pg_control")
     server_directory = _check_directory(connection, control, data_directory)
-    _check_archiving(settings)
-    lsn, timeline = _position(connection)
+    standby = is_standby(connection)
+    _check_wal_level(settings)
+    if not standby:
+        _check_archiving(settings)
+    lsn, timeline = (control.redo_lsn, control.timeline) if standby else _position(connection)
     return Facts(
         version=version,
         version_text=str(connection.value("SELECT current_setting('server_version')")),
         system_identifier=control.system_identifier,
-        timeline=timeline,
+        standby=standby,
+        history=history_of(data_directory, timeline),
         lsn=lsn,
         data_directory=server_directory,
         postmaster_started_at=str(connection.value("SELECT pg_postmaster_start_time()::timestamptz::text")),
@@ -142,15 +151,6 @@ def _refuse_pooler(connection: Connection) -> None:
             "the connection goes through a connection pooler",
             hint="A backup needs one session from start to stop: set `connection` to the server's own socket or port.",
             id="cluster-pooler",
-        )
-
-
-def _refuse_standby(connection: Connection) -> None:
-    if connection.value("SELECT pg_is_in_recovery()"):
-        raise ClusterError(
-            "the server is a standby, or still in recovery",
-            hint="Back up the primary. Backups from a standby are not supported yet.",
-            id="cluster-is-standby",
         )
 
 
@@ -241,13 +241,16 @@ def _mismatch(message: str) -> ClusterError:
     )
 
 
-def _check_archiving(settings: dict[str, str]) -> None:
+def _check_wal_level(settings: dict[str, str]) -> None:
     if settings.get("wal_level") == "minimal":
         raise ClusterError(
             "wal_level is minimal: a backup of this cluster could not be restored",
             hint="Set wal_level = replica and archive_mode = on, and restart PostgreSQL.",
             id="wal-level",
         )
+
+
+def _check_archiving(settings: dict[str, str]) -> None:
     if settings.get("archive_mode", "off") == "off":
         raise ClusterError(
             "archive_mode is off: a backup without the WAL written meanwhile could not be restored",

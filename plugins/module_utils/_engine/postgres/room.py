@@ -44,6 +44,8 @@ class Wanted:
     source: str
     kind: str
     source_bytes: int | None
+    there: int = 0
+    """What an interrupted backup that it goes on from has stored."""
 
 
 class Checked(t.NamedTuple):
@@ -61,9 +63,9 @@ def least_needed(wanted: Wanted, earlier: Iterable[BackupRecord]) -> int:
         return min((header.stored_bytes_own for header in same), default=0)
     shares = [header.stored_bytes_own / header.totals.bytes_source for header in same if header.totals.bytes_source]
     if not shares:
-        return int((wanted.source_bytes or 0) * FIRST_SHARE)
+        return max(0, int((wanted.source_bytes or 0) * FIRST_SHARE) - wanted.there)
     size = same[-1].totals.bytes_source if wanted.source_bytes is None else wanted.source_bytes
-    return int(size * min(shares) * _CAUTION)
+    return max(0, int(size * min(shares) * _CAUTION) - wanted.there)
 
 
 def check_room(

@@ -18,7 +18,6 @@ from ..errors import ClusterError
 from .changed_blocks import ChangedBlocks, row_dtype
 from .changes import Summaries, names_visibility_maps
 from .lsn import format_lsn, parse_lsn
-from .timeline import TimelineSpan
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ if t.TYPE_CHECKING:
     from ..repository.model import PostgresInfo
     from .changes import Guards
     from .connection import Connection
+    from .timeline import TimelineHistory, TimelineSpan
 
 _STALLED_SECONDS: t.Final = 60.0
 """Without progress of the summarizer, PostgreSQL itself gives up after so long (``WaitForWalSummarization``)."""
@@ -49,14 +49,21 @@ class Summary(t.NamedTuple):
     end: int
 
 
-def ask_server(connection: Connection, guards: Guards, info: PostgresInfo, version: int, start_lsn: int) -> Guards:
+def ask_server(
+    connection: Connection,
+    guards: Guards,
+    info: PostgresInfo,
+    version: int,
+    history: TimelineHistory,
+    start_lsn: int,
+) -> Guards:
     """``guards`` for a parent that ``info`` describes, with what the server's summaries say; or why that is unknown.
 
-    ``version``: the server's. ``start_lsn``: where the backup under way started.
+    ``version``: the server's; ``history``: its timeline's. ``start_lsn``: where the backup under way started.
     """
     if guards.no_summaries is not None:
         return guards
-    found = changed_blocks(connection, [TimelineSpan(info.timeline, guards.since_lsn, start_lsn)])
+    found = changed_blocks(connection, history.way(guards.since_lsn, start_lsn))
     if isinstance(found, str):
         return dataclasses.replace(guards, no_summaries=found)
     maps = names_visibility_maps(info.version) and names_visibility_maps(version)

@@ -81,6 +81,14 @@ class TimelineHistory:
         last = path[-1]
         return (*path[:-1], TimelineSpan(last.timeline, last.begin, lsn))
 
+    def way(self, begin: int, end: int) -> tuple[TimelineSpan, ...]:
+        """The spans that lead from ``begin`` to before ``end``, each with both of its ends."""
+        return tuple(
+            TimelineSpan(span.timeline, max(span.begin, begin), end if span.end is None else span.end)
+            for span in self.path_for(end)
+            if span.end is None or span.end > max(span.begin, begin)
+        )
+
     def timeline_of_segment(self, number: int, segment_size: int) -> int:
         """The timeline in whose name recovery first looks for segment ``number``: the youngest that has it.
 

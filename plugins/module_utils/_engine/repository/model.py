@@ -149,7 +149,10 @@ class BackupHeader:
 
     @property
     def stored_bytes_own(self) -> int:
-        return sum(pack.size for pack in self.packs)
+        """Bytes that came into the repository with it. A full one has brought those of others, too: of interrupted
+        runs that it went on from, which have no manifest."""
+        packs: list[PackRow | ForeignPackRow] = [*self.packs]
+        return sum(pack.size for pack in packs + (self.foreign if self.kind == FULL else []))
 
 
 @dataclasses.dataclass(slots=True)

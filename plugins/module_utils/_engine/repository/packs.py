@@ -45,6 +45,8 @@ class PackSet:
         self._rows: dict[int, PackRow] = {}
         self._bytes = 0
         self._quotas: list[tuple[Location, int]] = []
+        self.on_written: t.Callable[[PackRow], object] = lambda _row: None
+        """Told of each pack that is complete and durable, by the thread that wrote it."""
 
     def limit(self, location: Location, most: int) -> None:
         """Lose that location, as full, once there are packs of more than so many bytes. Call it before the first."""
@@ -67,6 +69,7 @@ class PackSet:
             self.fanout.lose(location, _quota_reached(location))
         if over:
             self.fanout.check()
+        self.on_written(row)
 
     @property
     def rows(self) -> list[PackRow]:
@@ -102,6 +105,8 @@ class PackSink:
         if self._open is None:
             self._open = _OpenPack(self._packs)
         reference = self._open.store(data)
+        if self._finishing is not None and self._finishing.has_ended:
+            self._settle()
         if self._open.size >= PACK_TARGET_BYTES:
             self._finish()
         return reference
@@ -122,6 +127,8 @@ class PackSink:
         self._finishing, self._open = self._open, None
         if self._finishing is not None:
             self._finishing.finish()
+            if self._finishing.has_ended:
+                self._settle()
 
     def _settle(self) -> None:
         finished, self._finishing = self._finishing, None
@@ -167,6 +174,11 @@ class _OpenPack:
         """Begin the commit."""
         self._write(self._encoder.finish())
         self._writer.finish()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether ``settle`` need not wait."""
+        return self._writer.has_ended
 
     def settle(self) -> None:
         """Durable on return."""

@@ -23,6 +23,7 @@ from ..storage.base import Location
 from . import extents as xt
 from . import names
 from .catalog import BackupRecord
+from .draft import Draft, DraftWriter
 from .epochs import publish_missing
 from .lease import encode_lease, is_dead, mark_hits, new_lease, prunes_under_way, read_leases, read_marks
 from .manifest import Manifest, ManifestWriter, open_manifest
@@ -46,7 +47,8 @@ class BackupSession:
     """Use as a context manager; without ``commit`` nothing becomes visible.
 
     ``parent``: the backup whose packs may be referred to. It is None after entering when no parent
-    was given or when it may be deleted; ``parent_refused`` then says why.
+    was given or when it may be deleted; ``parent_refused`` then says why. ``draft``: what an interrupted backup
+    left, to go on from in the place of a parent; it is None after entering when its packs are not there any more.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class BackupSession:
         parent: BackupRecord | None,
         now: dt.datetime,
         spool: pathlib.Path,
+        draft: Draft | None = None,
     ) -> None:
         self.repository = repository
         self.source = names.check_source(source)
@@ -64,8 +67,11 @@ class BackupSession:
         self.fanout = repository.fanout()
         self.parent = parent
         self.parent_refused: str | None = None
+        self.draft = draft
+        self._keeping: DraftWriter | None = None
         self._lease_name, self._lease = encode_lease(
-            repository.keys, new_lease(source, self.backup_id, parent.id if parent else None, now)
+            repository.keys,
+            new_lease(source, self.backup_id, parent.id if parent else None, now, packs=draft.backups if draft else ()),
         )
         self.packs = PackSet(self.fanout, repository.keys, self.backup_id, level=repository.level)
         self._spool = spool
@@ -92,6 +98,8 @@ class BackupSession:
                 self.parent_refused = self._parent_problem(self.parent)
                 if self.parent_refused is not None:
                     self.parent = None
+            if self.draft is not None and not self._is_there(self.draft):
+                self.draft = None
             self._open = undo.pop_all()
         return self
 
@@ -101,7 +109,9 @@ class BackupSession:
         error: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
-        """Step 9, also after a failure: then nothing refers to what was written."""
+        """Step 9, also after a failure: then nothing in the repository refers to what was written."""
+        if self._keeping is not None:
+            self._keeping.close()
         self._open.close()
 
     def _give_lease_back(self) -> None:
@@ -141,6 +151,23 @@ class BackupSession:
         gone: list[bool] = []
         self.fanout.each(lambda location: gone.append(location.stat(name) is None))
         return f"backup {parent.id} was deleted" if any(gone) else None
+
+    def _is_there(self, draft: Draft) -> bool:
+        """Step 3 for a draft: nothing is about to delete its packs, and they are in every location."""
+        here: list[bool] = []
+
+        def look(location: Location) -> None:
+            marks = read_marks(self.repository.keys, location)
+            here.append(not any(mark_hits(mark, draft.header) for _info, mark in marks))
+            here.append(_absent(location, draft.header) is None)
+
+        try:
+            if self._wait_for_prunes() is not None:
+                return False
+            self.fanout.each(look)
+        except (UnknownEpoch, DamageError):
+            return False
+        return all(here)
 
     def _wait_for_prunes(self) -> str | None:
         """Who still deletes when the patience is over.
@@ -183,11 +210,34 @@ class BackupSession:
             repository.keys, self.fanout.healthy, self.source, self.parent.id, breaker=repository.breaker
         )
 
-    def refer(self, parent_extents: xt.Extents) -> xt.Extents:
-        """Extents of the parent's manifest as extents of this one. One thread only."""
-        if self.parent is None:
+    @property
+    def _base(self) -> BackupHeader | None:
+        """What describes the packs that may be referred to."""
+        if self.parent is not None:
+            return self.parent.header
+        return self.draft.header if self.draft is not None else None
+
+    def refer(self, extents: xt.Extents) -> xt.Extents:
+        """Extents of the parent's manifest, or of the draft, as extents of this one. One thread only."""
+        if self._base is None:
             raise RepositoryError("a backup without parent has nothing to refer to")
-        return self._foreign.refer(self.parent.header, parent_extents)
+        known = len(self._foreign.packs)
+        referred = self._foreign.refer(self._base, extents)
+        if self._keeping is not None:
+            for row in self._foreign.packs[known:]:
+                self._keeping.foreign(row)
+        return referred
+
+    def keep_draft(self, directory: pathlib.Path, header: BackupHeader) -> DraftWriter:
+        """From now on keep what is finished in a draft there. Only without a parent. Ends with the session."""
+        header.epochs = self._epochs()
+        self._keeping = DraftWriter(directory, self.repository.keys.digest_key, header)
+        self.packs.on_written = self._keeping.pack
+        return self._keeping
+
+    def _epochs(self) -> dict[str, int]:
+        known = self._base.epochs if self._base is not None else {}
+        return {**known, self.backup_id: self.repository.keys.epoch}
 
     def add(self, entry: Entry, extents: xt.Extents) -> None:
         """The next entry, in the order of the format. One thread only.
@@ -201,7 +251,10 @@ class BackupSession:
             )
         for field, live in xt.live_bytes(extents).items():
             self._live[field] = self._live.get(field, 0) + live
-        self._manifest.add(entry._replace(extents=xt.pack(extents)))
+        entry = entry._replace(extents=xt.pack(extents))
+        self._manifest.add(entry)
+        if self._keeping is not None:
+            self._keeping.entry(entry)
 
     @property
     def entries(self) -> int:
@@ -217,9 +270,9 @@ class BackupSession:
             raise RepositoryError("internal: an entry refers to a pack that was not finished")
         header.packs = [row._replace(live=self._live.get(row.number, 0)) for row in self.packs.rows]
         header.foreign = self._foreign.rows(self._live)
-        known = self.parent.header.epochs if self.parent is not None else {}
+        known = self._epochs()
         header.epochs = {pack.backup_id: known.get(pack.backup_id, 1) for pack in header.foreign}
-        header.epochs[self.backup_id] = self.repository.keys.epoch
+        header.epochs[self.backup_id] = known[self.backup_id]
         header.totals.entries = self._manifest.entries
         header.totals.bytes_stored = header.stored_bytes_own
         self.fanout.each(self._still_safe)
@@ -247,25 +300,28 @@ class BackupSession:
         """Step 8: after the commit. A backup that is not complete is taken back."""
         try:
             self._still_safe(location)
-            self._packs_are_there(location, header)
+            if (missing := _absent(location, header)) is not None:
+                raise LocationError(
+                    f"location {location.name!r}: {missing}",
+                    hint="Something deletes objects there. The backup was taken back; run `cryobackup verify --all`.",
+                    id="backup-incomplete",
+                )
         except LocationError:
             with contextlib.suppress(LocationError):  # not allowed everywhere: a verification will tell of it
                 location.delete(names.manifest(self.source, self.backup_id))
             raise
 
-    @staticmethod
-    def _packs_are_there(location: Location, header: BackupHeader) -> None:
-        wanted = {name: size for name, (size, _digest) in pack_names(header).items()}
-        found: dict[str, int] = {}
-        for backup_id in sorted({name.split("/")[1] for name in wanted}):
-            found |= {info.key: info.size for info in location.list(names.packs(backup_id))}
-        for name, size in wanted.items():
-            if found.get(name) != size:
-                raise LocationError(
-                    f"location {location.name!r}: {name} is {'incomplete' if name in found else 'missing'}",
-                    hint="Something deletes objects there. The backup was taken back; run `cryobackup verify --all`.",
-                    id="backup-incomplete",
-                )
+
+def _absent(location: Location, header: BackupHeader) -> str | None:
+    """The first pack that is not there as it should be, in words."""
+    wanted = {name: size for name, (size, _digest) in pack_names(header).items()}
+    found: dict[str, int] = {}
+    for backup_id in sorted({name.split("/")[1] for name in wanted}):
+        found |= {info.key: info.size for info in location.list(names.packs(backup_id))}
+    for name, size in wanted.items():
+        if found.get(name) != size:
+            return f"{name} is {'incomplete' if name in found else 'missing'}"
+    return None
 
 
 class _ForeignPacks:
@@ -273,7 +329,7 @@ class _ForeignPacks:
 
     def __init__(self) -> None:
         self._index: dict[tuple[str, int], int] = {}
-        self._rows: list[ForeignPackRow] = []
+        self.packs: list[ForeignPackRow] = []
         self._mapping: dict[int, int] = {}
         self._parents_own: dict[int, PackRow] = {}
 
@@ -293,9 +349,9 @@ class _ForeignPacks:
             row = ForeignPackRow(parent.backup_id, own.number, own.size, own.digest, own.plain)
         key = row.backup_id, row.number
         if key not in self._index:
-            self._index[key] = len(self._rows)
-            self._rows.append(row)
+            self._index[key] = len(self.packs)
+            self.packs.append(row)
         return self._index[key]
 
     def rows(self, live: dict[int, int]) -> list[ForeignPackRow]:
-        return [row._replace(live=live.get(xt.FOREIGN + index, 0)) for index, row in enumerate(self._rows)]
+        return [row._replace(live=live.get(xt.FOREIGN + index, 0)) for index, row in enumerate(self.packs)]

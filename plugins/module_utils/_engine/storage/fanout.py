@@ -131,6 +131,11 @@ class FanoutWriter:
         for lane in self._lanes:
             lane.finish()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether ``wait`` would return at once, after ``finish``."""
+        return all(lane.ended for lane in self._lanes)
+
     def wait(self) -> None:
         """Return when the object is complete and durable in every healthy location."""
         self._wait(lambda _lane: False)
