@@ -223,8 +223,12 @@ def test_a_backup_of_a_branch_that_was_left_is_no_parent(pair: Pair) -> None:
     pair.promote()
     pair.primary.execute("UPDATE orders SET amount = 0 WHERE id % 10 = 0")
     pair.primary.checkpoint()
-    left = pair.at_primary.backup("incremental")
-    assert left["timeline"] == 1
+    pair.lab.archive_everything()
+    code, left, errors = pair.at_primary.try_backup("incremental")
+    assert (code, left["timeline"]) == (0, 1)
+    assert "has timeline 2, and this primary is on 1" in errors
+    assert "both may take writes" in pair.at_primary.run("check").stdout
+    assert "both may take writes" not in pair.lab.run("check").stdout
     pair.standby.execute("UPDATE orders SET amount = 1 WHERE id % 10 = 0")
     backup = pair.lab.backup("incremental")
     assert backup["parent"] == common["backup_id"]

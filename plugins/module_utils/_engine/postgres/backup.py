@@ -23,6 +23,7 @@ from ..repository.lease import boot_id
 from ..repository.repository import Repository
 from ..repository.session import BackupSession
 from ..words import format_bytes
+from .ancestry import left_behind
 from .archive_outages import Outages
 from .archive_wait import WalNotArchived, WalWait, archived_here, wait_for_wal
 from .backup_header import Copied, draft_header, new_header
@@ -403,6 +404,10 @@ def warn_of(repository: Repository, facts: Facts, connection: Connection, report
         reporter.warn(f"location {name} does not take part: {reason_of(error, name)}")
     if facts.major > NEWEST_TESTED_MAJOR:
         reporter.warn(f"PostgreSQL {facts.major} is newer than what this version was tested with")
+    if not facts.standby:
+        other = left_behind(repository.locations, facts.system_identifier, facts.history.timeline)
+        if other is not None:
+            reporter.warn(other)
     failing = connection.query(
         "SELECT last_failed_wal FROM pg_stat_archiver"
         " WHERE last_failed_time > coalesce(last_archived_time, '-infinity')"

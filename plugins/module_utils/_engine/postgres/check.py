@@ -22,6 +22,7 @@ from ..repository.probe import probe_location
 from ..repository.repository import Repository
 from ..repository.rotation import STAGE
 from ..words import format_bytes
+from .ancestry import left_behind
 from .archive_commands import archive_command, this_command
 from .archive_object import WalReader, look_at_wal
 from .archive_source import WalSource
@@ -339,6 +340,9 @@ class _ClusterCheck:
             if self._config.repository.locations[name].required:
                 raise lost
             self._findings.warn(title, f"location {name!r} was left out: {reason_of(lost, name)}")
+        other = left_behind(repository.locations, control.system_identifier, int(segment[:8], 16))
+        if other is not None:
+            self._findings.warn(title, other, hint="End the server that was left behind, or have it follow: pg_rewind.")
         waited = wait_for_wal(
             repository.locations,
             control.system_identifier,
