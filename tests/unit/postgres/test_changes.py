@@ -368,5 +368,9 @@ def test_what_summaries_do_not_tell() -> None:
     assert blocks_of(summarised(), path="pg_xact/0000") is Method.CONTENT
     assert blocks_of(summarised(), CHANGED._replace(size=8193)) is Method.CONTENT
     # Not the file that the parent saw, or one that it saw damaged.
-    assert blocks_of(summarised(), CHANGED._replace(inode=78)) is Method.CONTENT
+    here = dataclasses.replace(summarised(), no_identity=None)
+    assert blocks_of(here, CHANGED._replace(inode=78)) is Method.CONTENT
+    assert blocks_of(here) == []
+    # On another host inodes tell nothing, and the server's word is enough.
+    assert blocks_of(summarised(), CHANGED._replace(inode=78)) == []
     assert blocks_of(summarised(), parent=entry(flags=model.DAMAGED_PAGES)) is Method.STORE

@@ -287,7 +287,9 @@ def plan_file(
         return _STORE
     if guards.no_identity is None and is_unchanged(parent, found):
         return Plan(Method.UNCHANGED, parent)
-    if guards.summaries is not None and relation is not None and found.inode == parent.inode:
+    # Where inodes mean something, another one is a file that somebody put there. On another host they mean nothing.
+    replaced = guards.no_identity is None and found.inode != parent.inode
+    if guards.summaries is not None and relation is not None and not replaced:
         plan = _plan_by_summary(found, relation, parent, guards.summaries, block_size, segment_blocks)
         if plan is not None:
             return plan
