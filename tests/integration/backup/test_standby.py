@@ -252,3 +252,7 @@ def test_a_primary_that_is_another_cluster(pair: Pair, workspace: Workspace) -> 
     assert "is of another cluster" in checked.stdout
     pair.lab.set(primary=pair.primary.conninfo)
     assert "makes checkpoints for backups" in pair.lab.run("check").stdout
+    assert "summarize_wal is off" not in pair.lab.run("check").stdout
+    if pair.standby.major >= 17:
+        pair.standby.configure(summarize_wal=False)
+        assert "summarize_wal is off" in pair.lab.run("check").stdout

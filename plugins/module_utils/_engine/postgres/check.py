@@ -265,6 +265,12 @@ class _ClusterCheck:
         ):
             if connection.value("SELECT current_setting(%s)", name) == "off":
                 self._findings.warn(self._title("settings"), f"{name} is off: {why}")
+        if connection.value("SELECT current_setting('summarize_wal', true)") == "off":
+            self._findings.warn(
+                self._title("settings"),
+                "summarize_wal is off: an incremental reads every file that changed, not the changed blocks alone",
+                hint="ALTER SYSTEM SET summarize_wal = on; and reload PostgreSQL. It needs no restart.",
+            )
 
     def _primary(self, connection: Connection) -> None:
         """What a backup from a standby needs. Raises ClusterError when `primary` leads elsewhere, or nowhere."""
