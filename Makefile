@@ -39,8 +39,8 @@ test-fast: venv ## unit tests only, stops at the first failure
 test-locations: venv packages ## every test of the engine with a repository, on S3 and SFTP: more than an hour. LOCATION_KINDS='s3 sftp posix'
 	@LOCATION_KINDS='$(LOCATION_KINDS)' $(PYTEST) -n auto --dist loadscope $(LOCATION_TESTS) $(PYTEST_ARGS)
 
-benchmark: venv packages ## time and memory of backup and restore, beside pgBackRest: ten minutes, 20 GB of disk
-	@$(PYTHON) -m tests.benchmarks.heart $(BENCHMARK_ARGS)
+benchmark: venv packages ## the table of docs/performance.md: time and memory beside other programs, a quarter of an hour
+	@$(PYTHON) -m tests.benchmarks $(BENCHMARK_ARGS)
 
 lint: venv packages ## style, types, Ansible's own checks, documentation, changelog
 	@tools/lint.sh

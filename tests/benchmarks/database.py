@@ -1,29 +1,34 @@
 # Copyright (c) 2026, CryoProtect Backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The cluster that is measured, and what changes in it."""
+"""The cluster that is measured, and its WAL."""
 
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.lab import Cluster, Installation, Workspace, sample_data, wait_until
+from tests.lab import Cluster, Installation, Pgbench, Workspace, sample_data, wait_until
 
-from .measure import files_below, tree_bytes
+from .measure import tree_bytes
 
 TABLES = {"orders": 0.4, "samples": 0.25, "shipments": 0.15, "readings": 0.1, "customers": 0.07, "notes": 0.03}
 """Share of the whole."""
-HEAP_SHARE = 0.73
-"""The rest are indexes, and the 24 MB of a new cluster's catalogs."""
+HEAP_SHARE = 0.68
+"""The rest are indexes, pgbench's tables, and the 24 MB of a new cluster's catalogs."""
+PGBENCH_SCALE_PER_GIGABYTE = 5
+"""About 75 MB in 1 GB."""
+PGBENCH_CLIENTS = 2
 EXTRA_INDEXES = {"orders": "(status, amount)", "samples": "(note)"}
 PAGE = 8192
 FIRST_WITH_SUMMARIES = 17
 SETTLE_SECONDS = 2.5
+SEGMENT_BYTES = 16 << 20
+IDLE_ARCHIVING = "/bin/true"
+"""Where WAL goes that nobody measures."""
 SETTINGS: Mapping[str, str | bool] = {
     "shared_buffers": "256MB",
     "max_wal_size": "8GB",
@@ -52,58 +57,28 @@ def build(workspace: Workspace, installation: Installation, gigabytes: float) ->
             # Interrupted: the pool would wait for statements that take minutes.
             cluster.kill()
             raise
+    pgbench(workspace, cluster, gigabytes).prepare()
     cluster.checkpoint()
     return cluster
 
 
-def settle() -> None:
-    """Wait until the files' times are old enough to prove that nothing has changed since, as between real backups."""
+def pgbench(workspace: Workspace, cluster: Cluster, gigabytes: float) -> Pgbench:
+    """pgbench's load on its own database in a cluster of this size, not yet started."""
+    scale = max(1, round(gigabytes * PGBENCH_SCALE_PER_GIGABYTE))
+    return Pgbench(workspace, cluster, scale=scale, clients=PGBENCH_CLIENTS, seconds=3600)
+
+
+def settle(cluster: Cluster) -> None:
+    """Write all changes to their files, and wait until the times of those are old enough to prove that nothing has
+    changed since, as between real backups.
+    """
+    cluster.checkpoint()
     time.sleep(SETTLE_SECONDS)
 
 
 def database_bytes(cluster: Cluster) -> int:
     """Size of everything that a backup holds, near enough: the data directory without its WAL."""
     return tree_bytes(cluster.data_dir, without="pg_wal")
-
-
-def touch_pages(cluster: Cluster, fraction: float, number: int) -> int:
-    """Change pages that are spread evenly over all tables, by deleting one row in each; returns how many.
-
-    ``fraction`` is of all pages of the cluster. Another ``number`` means other pages.
-    """
-    wanted = database_bytes(cluster) / PAGE * fraction
-    pages = {table: cluster.value(f"SELECT pg_relation_size('{table}') / {PAGE}") for table in TABLES}
-    stride = max(2, int(sum(pages.values()) / wanted))
-    touched = 0
-    for table, count in pages.items():
-        tids = (
-            f"SELECT format('(%s,1)', page)::tid FROM generate_series({number} % {stride}, {count} - 1, {stride}) page"
-        )
-        statement = f"WITH gone AS (DELETE FROM {table} WHERE ctid = ANY(ARRAY({tids})) RETURNING 1)"
-        touched += cluster.value(f"{statement} SELECT count(*) FROM gone")
-    cluster.checkpoint()
-    return touched
-
-
-def damage_pages(data_dir: Path, fraction: float, seed: int) -> int:
-    """Overwrite pages of a restored directory, spread evenly over its relations; returns how many."""
-    noise = random.Random(seed)
-    stride = round(1 / fraction)
-    skip = stride // 2
-    changed = 0
-    for path in sorted(files_below(data_dir / "base")):
-        blocks = path.stat().st_size // PAGE
-        if blocks <= skip:
-            skip -= blocks
-            continue
-        with open(path, "r+b") as file:
-            while skip < blocks:
-                file.seek(skip * PAGE)
-                file.write(noise.randbytes(PAGE))
-                changed += 1
-                skip += stride
-        skip -= blocks
-    return changed
 
 
 def archive_with(cluster: Cluster, command: str) -> None:
@@ -124,6 +99,15 @@ def write_segments(cluster: Cluster, count: int) -> list[Path]:
     """Fill this many WAL segments with the insertion of rows while nothing archives them."""
     archive_with(cluster, "")
     while len(ready_segments(cluster)) < count:
-        cluster.execute("CREATE TABLE filler AS SELECT * FROM orders LIMIT 50000")
-        cluster.execute("DROP TABLE filler")
+        cluster.execute("CREATE TABLE filler AS SELECT * FROM orders LIMIT 50000; DROP TABLE filler")
     return ready_segments(cluster)[:count]
+
+
+def write_rows(cluster: Cluster) -> None:
+    """Some 20 MB of WAL: rows are inserted, indexed, and a tenth of them updated, in pages all over the table."""
+    cluster.execute(
+        "CREATE TABLE filler AS SELECT * FROM orders LIMIT 50000;"
+        "CREATE INDEX ON filler (id);"
+        "UPDATE filler SET id = -id WHERE id % 10 = 0;"
+        "DROP TABLE filler"
+    )

@@ -34,12 +34,14 @@ class Run:
     cpu_seconds: float
     """User and system time of the process and of all that it waited for."""
     peak_bytes: int
-    """Peak resident memory; of a program with several processes, that of the largest."""
+    """Peak resident memory of all its processes together."""
     others: float
     """Cores that everything else on the machine kept busy meanwhile, PostgreSQL included."""
     stored_bytes: int = 0
     requests: int = 0
     """That the object store got, from whomever."""
+    value: float | None = None
+    """What is compared where that is not the seconds, in the operation's unit."""
 
 
 def files_below(root: Path) -> Iterator[Path]:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, CryoProtect Backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the contenders keep their repositories: each in a place of its own, both of one kind."""
+"""Where the programs keep their repositories: each in a place of its own, all of one kind."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from .measure import tree_bytes
 
 
 class Store(Protocol):
-    """The place of one contender's repository."""
+    """The place of one program's repository."""
 
-    files: tuple[Path, ...]
-    """Directories that a restore reads."""
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Directories that a restore reads."""
+
+    @property
+    def directory(self) -> Path:
+        """Where it is a directory, which is there. Raises ValueError where it is not."""
 
     def location(self) -> dict[str, Any]:
         """As cryobackup's configuration has it."""
@@ -37,9 +42,20 @@ class Store(Protocol):
 class Directory:
     """A directory of the file system that the cluster is on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, workspace: Workspace) -> None:
         self._path = path
-        self.files = (path,)
+        self._workspace = workspace
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._path,)
+
+    @property
+    def directory(self) -> Path:
+        if not self._path.exists():
+            self._path.mkdir(mode=0o700)
+            self._workspace.account.own(self._path)
+        return self._path
 
     def location(self) -> dict[str, Any]:
         return {"type": "posix", "path": str(self._path)}
@@ -57,11 +73,17 @@ class Directory:
 class GatewayBucket:
     """A bucket of a real object store on this machine, by TLS."""
 
-    files: tuple[Path, ...] = ()
-
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._bucket: Bucket = gateway.make_bucket()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
+    @property
+    def directory(self) -> Path:
+        raise ValueError("a bucket is no directory")
 
     def location(self) -> dict[str, Any]:
         return self._bucket.config(required=True)
@@ -102,7 +124,7 @@ class Stores:
     def store(self, name: str) -> Store:
         if self._gateway is not None:
             return GatewayBucket(self._gateway)
-        return Directory(self._workspace.directory(f"{name}-repository") / "repository")
+        return Directory(self._workspace.directory(f"{name}-repository") / "repository", self._workspace)
 
     @property
     def description(self) -> str:

@@ -1,142 +1,134 @@
 # Copyright (c) 2026, CryoProtect Backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was measured, as a table and as JSON."""
+"""A report in Markdown that is also readable as it is."""
 
 from __future__ import annotations
 
-import dataclasses
-import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from statistics import median
 
+from .goals import goals
 from .measure import Run
+from .report import Operation, Report, compared
 
-MEMORY_GOAL_BYTES = 300e6
-START_GOAL_SECONDS = 0.060
-BARE = "the same bytes, compressed only"
-WHOLE = ("full backup", "restore", BARE)
-"""Operations that move the whole database: those have a rate."""
-RATIO_GOALS = {"full backup": 0.7, "restore": 0.7}
-BARE_GOAL = 1.15
-
-
-class Report:
-    """All runs, by operation and program, in the order of the first ones."""
-
-    def __init__(self, names: Sequence[str], database_bytes: int) -> None:
-        self.database_bytes = database_bytes
-        self.touched = 0
-        self.facts: dict[str, str] = {}
-        self._names = list(names)
-        self._runs: dict[str, dict[str, list[Run]]] = {}
-
-    def add(self, operation: str, name: str, run: Run) -> None:
-        self._runs.setdefault(operation, {}).setdefault(name, []).append(run)
-
-    def stored(self, operation: str, name: str, size: int) -> None:
-        """How much the repository grew by the last run."""
-        runs = self._runs[operation][name]
-        runs[-1] = dataclasses.replace(runs[-1], stored_bytes=size)
-
-    def as_dict(self) -> dict[str, Any]:
-        runs = {
-            operation: {name: [dataclasses.asdict(run) for run in found] for name, found in by_name.items()}
-            for operation, by_name in self._runs.items()
-        }
-        return {
-            "facts": self.facts,
-            "database_bytes": self.database_bytes,
-            "pages_changed": self.touched,
-            "runs": runs,
-        }
-
-    def markdown(self) -> str:
-        """For people: the machine, the runs, the goals."""
-        facts = [f"- {name}: {value}" for name, value in self.facts.items()]
-        facts.append(f"- database: {self.database_bytes / 1e6:.0f} MB, {self.touched} pages changed in each round")
-        return "\n".join([*facts, "", *_table(self._rows()), "", *_table(self._goals())])
-
-    def _rows(self) -> Iterator[Sequence[str]]:
-        yield (
-            *("operation", "program", "seconds", "range", "MB/s", "CPU s", "peak MB", "stored MB", "requests"),
-            *("requests/GB", "others", "ratio"),
-        )
-        for operation, by_name in self._runs.items():
-            for name, runs in by_name.items():
-                yield self._row(operation, name, runs)
-
-    def _row(self, operation: str, name: str, runs: Sequence[Run]) -> Sequence[str]:
-        seconds = [run.seconds for run in runs]
-        middle = statistics.median(seconds)
-        stored = statistics.median(run.stored_bytes for run in runs)
-        requests = statistics.median(run.requests for run in runs)
-        cpu = statistics.median(run.cpu_seconds for run in runs)
-        peak = max(run.peak_bytes for run in runs)
-        per_gigabyte = requests / self.database_bytes * 1e9 if operation in WHOLE else 0
-        ratio = self._ratio(operation) if name == self._names[0] else None
-        return (
-            operation,
-            name,
-            _seconds(middle),
-            f"{_seconds(min(seconds))}–{_seconds(max(seconds))}",
-            f"{self.database_bytes / middle / 1e6:.0f}" if operation in WHOLE else "",
-            f"{cpu:.2f}" if cpu else "",
-            f"{peak / 1e6:.0f}" if peak else "",
-            f"{stored / 1e6:.1f}" if stored else "",
-            f"{requests:.0f}" if requests else "",
-            f"{per_gigabyte:.0f}" if per_gigabyte else "",
-            f"{statistics.median(run.others for run in runs):.2f}" if peak else "",
-            "" if ratio is None else f"{ratio:.2f}",
-        )
-
-    def _median(self, operation: str, name: str) -> float:
-        return statistics.median(run.seconds for run in self._runs[operation][name])
-
-    def _ratio(self, operation: str) -> float | None:
-        """Time of the first program divided by that of the second."""
-        by_name = self._runs.get(operation, {})
-        if len(self._names) < 2 or any(name not in by_name for name in self._names):
-            return None
-        return self._median(operation, self._names[0]) / self._median(operation, self._names[1])
-
-    def _goals(self) -> Iterator[Sequence[str]]:
-        yield "goal", "measured", "met"
-        ours = self._names[0]
-        start = self._median("start (--version)", ours)
-        yield (
-            f"`{ours} --version` under {START_GOAL_SECONDS * 1000:.0f} ms",
-            f"{start * 1000:.1f} ms",
-            _met(start < START_GOAL_SECONDS),
-        )
-        for operation, by_name in self._runs.items():
-            peak = max((run.peak_bytes for run in by_name.get(ours, [])), default=0)
-            if operation.startswith(("full", "incremental", "restore", "delta")):
-                goal = f"{operation} under {MEMORY_GOAL_BYTES / 1e6:.0f} MB resident"
-                yield goal, f"{peak / 1e6:.0f} MB", _met(peak < MEMORY_GOAL_BYTES)
-        for operation, limit in RATIO_GOALS.items():
-            ratio = self._ratio(operation)
-            if ratio is not None:
-                goal = f"{operation} in at most {limit} of {self._names[1]}'s time"
-                yield goal, f"{ratio:.2f}", _met(ratio <= limit)
-        for name in self._runs.get(BARE, {}) if ours in self._runs.get("full backup", {}) else ():
-            ratio = self._median("full backup", ours) / self._median(BARE, name)
-            yield f"full backup in at most {BARE_GOAL} of {name}'s time", f"{ratio:.2f}", _met(ratio <= BARE_GOAL)
+DASH = "–"
+EXPLANATION = (
+    "Medians. In brackets: what share of the other program's time {ours} needs (of a rate: what share of its rate the "
+    "other has). Below 1 {ours} is the better one, above 1 the worse."
+)
 
 
-def _met(met: bool) -> str:
-    return "yes" if met else "no"
+def markdown(report: Report) -> str:
+    """For people: the machine, the comparison, what is worse, the goals, all runs."""
+    facts = [f"- {name}: {value}" for name, value in report.facts.items()]
+    facts.append(f"- database: {report.database_bytes / 1e6:.0f} MB")
+    sections = [
+        "\n".join(facts),
+        EXPLANATION.format(ours=report.names[0]),
+        *comparison(report),
+        _worse(report),
+        *_resources(report),
+        _text(goals(report)),
+        _text(_details(report)),
+    ]
+    return "\n\n".join(section for section in sections if section)
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+def comparison(report: Report) -> Iterator[str]:
+    """The table of medians and ratios, and its footnotes."""
+    notes: list[str] = []
+    rows: list[list[str]] = [["operation", "unit", *report.names]]
+    for operation in report.operations:
+        # What was measured of something else than the programs, such as bare compression, is among the details.
+        if not any(report.runs(operation, name) or report.reason(operation, name) for name in report.names):
+            continue
+        cells = [_cell(report, operation, name, notes) for name in report.names]
+        rows.append([operation.name, operation.unit, *cells])
+    yield _text(rows)
+    yield "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1))
 
 
-def _table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Markdown that is also readable as it is: text to the left, everything else to the right."""
+def _cell(report: Report, operation: Operation, name: str, notes: list[str]) -> str:
+    value = report.median(operation, name)
+    if value is None:
+        reason = report.reason(operation, name)
+        if reason is None:
+            return DASH
+        if reason not in notes:
+            notes.append(reason)
+        return f"{DASH} [{notes.index(reason) + 1}]"
+    ratio = report.ratio(operation, name)
+    return figure(value) if ratio is None else f"{figure(value)} ({ratio:.2f})"
+
+
+def _worse(report: Report) -> str:
+    lines = [
+        f"- {operation.name}: {ratio:.2f} against {peer}, "
+        f"{figure(report.median(operation, report.names[0]) or 0)} to "
+        f"{figure(report.median(operation, peer) or 0)} {operation.unit}"
+        for operation, peer, ratio in report.worse()
+    ]
+    if len(report.names) < 2:
+        return ""
+    return "\n".join([f"Where {report.names[0]} is worse:", "", *(lines or ["- nowhere in this table"])])
+
+
+def _resources(report: Report) -> Iterator[str]:
+    """One table for each of what the programs use beside time; those without a figure are left out."""
+    of_interest: dict[str, tuple[Callable[[Run], float], Callable[[Sequence[float]], float], str]] = {
+        "peak memory, MB": (lambda run: run.peak_bytes / 1e6, max, "{:.0f}"),
+        "bytes stored, MB": (lambda run: run.stored_bytes / 1e6, median, "{:.1f}"),
+        "processor time, s": (lambda run: run.cpu_seconds, median, "{:.2f}"),
+        "requests": (lambda run: run.requests, median, "{:.0f}"),
+    }
+    for title, (what, which, form) in of_interest.items():
+        rows = [[title, *report.names]]
+        for operation in report.operations:
+            cells = []
+            for name in report.names:
+                values = [what(run) for run in report.runs(operation, name)]
+                cells.append(form.format(which(values)) if any(values) else DASH)
+            if any(cell != DASH for cell in cells):
+                rows.append([operation.name, *cells])
+        if len(rows) > 1:
+            yield _text(rows, left=1)
+
+
+def _details(report: Report) -> Iterator[Sequence[str]]:
+    yield ("all runs", "program", "unit", "median", "range", "runs", "MB/s", "requests/GB", "others")
+    for operation in report.operations:
+        for name in report.programs(operation):
+            yield _detail(report, operation, name, report.runs(operation, name))
+
+
+def _detail(report: Report, operation: Operation, name: str, runs: Sequence[Run]) -> Sequence[str]:
+    values = [compared(run) for run in runs]
+    requests = median(run.requests for run in runs) / report.database_bytes * 1e9 if operation.whole else 0
+    others = median(run.others for run in runs)
+    return (
+        *(operation.name, name, operation.unit),
+        figure(median(values)),
+        f"{figure(min(values))}–{figure(max(values))}",
+        str(len(values)),
+        f"{report.database_bytes / median(run.seconds for run in runs) / 1e6:.0f}" if operation.whole else "",
+        f"{requests:.0f}" if requests else "",
+        f"{others:.2f}" if any(run.peak_bytes for run in runs) else "",
+    )
+
+
+def figure(value: float) -> str:
+    """With about three digits that mean something."""
+    for limit, digits in ((100, 0), (10, 1), (1, 2)):
+        if abs(value) >= limit:
+            return f"{value:.{digits}f}"
+    return f"{value:.3f}"
+
+
+def _text(rows: Iterable[Sequence[str]], left: int = 2) -> str:
+    """The first row is the heading; ``left``: so many columns are set to the left, the others to the right."""
     lines = [list(row) for row in rows]
     widths = [max(len(row[column]) for row in lines) for column in range(len(lines[0]))]
-    left = min(2, len(widths))
 
     def line(row: Sequence[str]) -> str:
         cells = (
@@ -145,8 +137,5 @@ def _table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
         )
         return f"| {' | '.join(cells)} |"
 
-    yield line(lines[0])
     rules = ("-" * width if column < left else "-" * (width - 1) + ":" for column, width in enumerate(widths))
-    yield f"| {' | '.join(rules)} |"
-    for row in lines[1:]:
-        yield line(row)
+    return "\n".join([line(lines[0]), f"| {' | '.join(rules)} |", *map(line, lines[1:])])
