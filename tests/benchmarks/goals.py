@@ -42,7 +42,7 @@ def goals(report: Report) -> Iterator[Sequence[str]]:
     for operation, limit in RATIOS.items():
         ratio = report.ratio(operation, PEER)
         if ratio is not None:
-            goal = f"{operation.name} in at most {limit:.2g} of the time of {PEER}"
+            goal = f"{operation.name}: at most {limit:.2g} of the time of {PEER}"
             yield goal, f"{ratio:.2f}", _met(ratio <= limit)
     full = report.median(known.FULL, ours)
     for name in report.programs(known.BARE):

@@ -39,8 +39,7 @@ DELTA = Operation(f"delta restore, {DAMAGE * 100:g} % changed")
 INCREMENTALS = {change: Operation(f"incremental, {change}") for change in CHANGES}
 UNCHANGED = Operation("incremental, nothing changed")
 RESTORE_NEWEST = Operation("restore of the last incremental", whole=True)
-DRAIN = Operation("WAL drained")
-DRAIN_RATE = Operation("WAL drained, rate", "MB/s", more_is_better=True)
+DRAIN = Operation("WAL drained", "MB/s", more_is_better=True)
 PUSH = Operation("a segment, one process", "ms")
 ASK = Operation("a segment, archived already", "ms")
 REPLAY_RATE = Operation("replay", "MB/s", more_is_better=True)
@@ -49,6 +48,6 @@ LOADED_BACKUP = Operation("full backup under pgbench")
 LIMITED = Operation("pgbench during a limited full backup", "% of idle", more_is_better=True)
 LIMITED_BACKUP = Operation("limited full backup under pgbench")
 
-BRIEF = (FULL, RESTORE, DELTA, INCREMENTALS[FIRST_CHANGE], DRAIN, DRAIN_RATE)
+BRIEF = (FULL, RESTORE, DELTA, INCREMENTALS[FIRST_CHANGE], DRAIN)
 """What a program does that takes many times as long as all others."""
 TOO_SLOW = "{name} takes too long to do everything; --thorough lets it."

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,9 @@ from .tools import Ability, Tool
 SIGNIFICANT = 0.95
 """A restored directory with less than this share of the bytes is not a restore. (Shared memory, statistics and
 caches in files are in no backup.)"""
+
+FAILURES = (RunFailed, AssertionError, TimeoutError, subprocess.SubprocessError)
+"""What a program that does not work, or the laboratory that waits for it, may raise."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,10 @@ class Session:
         """What is done inside belongs to one program. Where it fails, that program has no more turns."""
         try:
             yield
-        except RunFailed as error:
+        except FAILURES as error:
             self.failures.append(f"{tool.name}: {error}")
             self._tools.remove(tool)
-            words = str(error).splitlines()[0]
+            words = f"{type(error).__name__}: {error}".splitlines()[0]
             self.report.cannot(operation, tool.name, f"{tool.name} failed in {operation.name!r}: {words}")
             say(f"error: {self.failures[-1]}")
 

@@ -97,11 +97,11 @@ def test_what_is_worse_is_told_worst_first(report: Report) -> None:
 
 def test_goals_are_of_the_tuned_peer(report: Report) -> None:
     report.add(ASK, OURS, run(0.03, value=30.0))
-    report.add(DRAIN, OURS, run(3.0))
-    report.add(DRAIN, PEER, run(4.0))
+    report.add(DRAIN, OURS, run(3.0, value=160.0))
+    report.add(DRAIN, PEER, run(4.0, value=120.0))
     met = {goal: (measured, reached) for goal, measured, reached in goals(report)}
-    assert met["full backup in at most 0.7 of the time of pgBackRest, tuned"] == ("0.50", "yes")
-    assert met["WAL drained in at most 0.67 of the time of pgBackRest, tuned"] == ("0.75", "no")
+    assert met["full backup: at most 0.7 of the time of pgBackRest, tuned"] == ("0.50", "yes")
+    assert met["WAL drained: at most 0.67 of the time of pgBackRest, tuned"] == ("0.75", "no")
     assert met["a segment that is archived already under 25 ms"] == ("30.0 ms", "no")
     assert met["every operation under 300 MB resident"] == ("90 MB (full backup)", "yes")
 

@@ -9,7 +9,7 @@ import time
 
 from tests.benchmarks.database import IDLE_ARCHIVING, SEGMENT_BYTES, archive_with, write_segments
 from tests.benchmarks.measure import Run
-from tests.benchmarks.operations import ASK, DRAIN, DRAIN_RATE, PUSH
+from tests.benchmarks.operations import ASK, DRAIN, PUSH
 from tests.benchmarks.session import Session, say
 from tests.benchmarks.tools import Ability, Tool
 
@@ -34,7 +34,7 @@ def measure(session: Session, number: int) -> None:
                 for _unused in range(ASKS):
                     session.measure(ASK, tool, tool.wal_ask(segments[-1]))
     for tool in session.turns(number):
-        if session.can(tool, DRAIN, Ability.ARCHIVE) and session.can(tool, DRAIN_RATE, Ability.ARCHIVE):
+        if session.can(tool, DRAIN, Ability.ARCHIVE):
             with session.turn(tool, DRAIN):
                 _drain(session, tool)
 
@@ -52,5 +52,4 @@ def _drain(session: Session, tool: Tool) -> None:
         seconds = time.monotonic() - started
         archive_with(session.cluster, IDLE_ARCHIVING)
     say(f"  {DRAIN.name:<36} {tool.name:<20} {seconds:8.3f} s for {count} segments")
-    session.report.add(DRAIN, tool.name, Run(seconds, 0.0, 0, 0.0))
-    session.report.add(DRAIN_RATE, tool.name, Run(seconds, 0.0, 0, 0.0, value=count * SEGMENT_BYTES / seconds / 1e6))
+    session.report.add(DRAIN, tool.name, Run(seconds, 0.0, 0, 0.0, value=count * SEGMENT_BYTES / seconds / 1e6))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.benchmarks.database import IDLE_ARCHIVING, archive_with
+from tests.lab.peers import PeerUnavailable
 
 from .basebackup import FIRST_WITH_INCREMENTALS, FIRST_WITH_ZSTD
 from .protocol import LEVEL, SOURCE, Ability, Command, Setting, shell
@@ -25,20 +26,15 @@ class Barman:
 
     def __init__(self, setting: Setting, program: Path) -> None:
         workspace, cluster = setting.workspace, setting.cluster
+        if cluster.major < FIRST_WITH_ZSTD:
+            raise PeerUnavailable(f"Barman compresses with zstd since PostgreSQL {FIRST_WITH_ZSTD}")
         self.version = workspace.run([program, "--version"]).stdout.split()[0]
         self.store = setting.store
         home = setting.store.directory
         self._incoming = home / SOURCE / "incoming"
-        compressed = cluster.major >= FIRST_WITH_ZSTD
-        self.how = f"pg_basebackup with zstd {LEVEL} and {setting.workers} threads" if compressed else "no compression"
-        self.how += f", WAL with zstd {LEVEL}, no encryption"
-        compression = {
-            "backup_compression": "zstd",
-            "backup_compression_format": "tar",
-            "backup_compression_location": "client",
-            "backup_compression_level": LEVEL,
-            "backup_compression_workers": setting.workers,
-        }
+        self.how = (
+            f"pg_basebackup with zstd {LEVEL} and {setting.workers} threads, WAL with zstd {LEVEL}, no encryption"
+        )
         settings = {
             "description": "benchmark",
             "conninfo": cluster.conninfo,
@@ -51,12 +47,16 @@ class Barman:
             "immediate_checkpoint": "true",
             "staging_path": workspace.directory("barman-staging"),
             "staging_location": "local",
-            **(compression if compressed else {}),
+            "backup_compression": "zstd",
+            "backup_compression_format": "tar",
+            "backup_compression_location": "client",
+            "backup_compression_level": LEVEL,
+            "backup_compression_workers": setting.workers,
         }
         general = {
             "barman_home": home,
             "barman_user": workspace.account.name,
-            "log_file": home / "barman.log",
+            "log_file": workspace.directory("barman-log") / "barman.log",
             "log_level": "WARNING",
         }
         config = workspace.path / "barman.conf"

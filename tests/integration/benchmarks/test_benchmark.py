@@ -20,7 +20,7 @@ ONCE = ["full backup", "restore of a full backup", "delta restore, 0.1 % changed
 ON_DISK = [
     *(operation.name for operation in INCREMENTALS.values()),
     *("incremental, nothing changed", "restore of the last incremental"),
-    *("WAL drained", "WAL drained, rate", REPLAY_RATE.name),
+    *("WAL drained", REPLAY_RATE.name),
     *("full backup under pgbench", "pgbench during a full backup"),
     *("limited full backup under pgbench", "pgbench during a limited full backup"),
 ]
