@@ -84,6 +84,16 @@ def _busy_seconds() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def peak_bytes(pid: int) -> int:
+    """Peak resident memory of a process that still runs; 0 when it has ended."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            lines = [line.split() for line in file if line.startswith("VmHWM:")]
+    except FileNotFoundError:
+        return 0
+    return int(lines[0][1]) * 1024 if lines else 0
+
+
 class Stopwatch:
     """Runs commands as the server's user in a workspace and measures them."""
 

@@ -52,4 +52,5 @@ def _drain(session: Session, tool: Tool) -> None:
         seconds = time.monotonic() - started
         archive_with(session.cluster, IDLE_ARCHIVING)
     say(f"  {DRAIN.name:<36} {tool.name:<20} {seconds:8.3f} s for {count} segments")
-    session.report.add(DRAIN, tool.name, Run(seconds, 0.0, 0, 0.0, value=count * SEGMENT_BYTES / seconds / 1e6))
+    rate = count * SEGMENT_BYTES / seconds / 1e6
+    session.report.add(DRAIN, tool.name, Run(seconds, 0.0, tool.archiver_bytes, 0.0, value=rate))

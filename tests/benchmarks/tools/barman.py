@@ -23,6 +23,7 @@ class Barman:
     key = "barman"
     name = "Barman"
     brief = False
+    archiver_bytes = 0
 
     def __init__(self, setting: Setting, program: Path) -> None:
         workspace, cluster = setting.workspace, setting.cluster

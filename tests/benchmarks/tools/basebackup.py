@@ -27,6 +27,7 @@ class PgBasebackup:
     key = "pg_basebackup"
     name = "pg_basebackup"
     brief = False
+    archiver_bytes = 0
 
     def __init__(self, setting: Setting) -> None:
         installation = setting.cluster.installation

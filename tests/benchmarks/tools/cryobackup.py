@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tests.benchmarks.measure import peak_bytes
 from tests.lab import wait_until
 
 from .protocol import LEVEL, SOURCE, Ability, Command, Setting
@@ -25,6 +26,7 @@ class Cryobackup:
     key = NAME
     name = NAME
     brief = False
+    archiver_bytes = 0
     cannot: Mapping[Ability, str] = {}
 
     def __init__(self, setting: Setting, program: Path) -> None:
@@ -75,6 +77,7 @@ class Cryobackup:
             wait_until(self._socket.exists, "the archiver")
             yield f"{shlex.join(self._client())} %p"
         finally:
+            self.archiver_bytes = peak_bytes(process.pid)
             process.terminate()
             process.wait(30)
 

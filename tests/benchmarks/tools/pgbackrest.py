@@ -24,6 +24,7 @@ class _PgBackRest:
     name: str
     brief: bool
     cannot: Mapping[Ability, str] = {Ability.LIMIT: NO_LIMIT}
+    archiver_bytes = 0
 
     def __init__(self, setting: Setting, program: Path, settings: Mapping[str, Any]) -> None:
         workspace, cluster = setting.workspace, setting.cluster

@@ -59,6 +59,7 @@ class Tool(Protocol):
         how: Compression, encryption and parallelism, in words.
         brief: So slow that it does, once, only what the others are judged by (operations.BRIEF).
         cannot: Why it cannot do a thing: for footnotes.
+        archiver_bytes: Peak memory of the service that the last ``archiving`` had; 0 for those without one.
     """
 
     key: str
@@ -68,6 +69,7 @@ class Tool(Protocol):
     store: Store
     brief: bool
     cannot: Mapping[Ability, str]
+    archiver_bytes: int
 
     def archiving(self) -> contextlib.AbstractContextManager[str]:
         """Everything that archives WAL, made ready; gives the ``archive_command``. Only with Ability.ARCHIVE."""
