@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.benchmarks.database import IDLE_ARCHIVING, archive_with
 from tests.lab.peers import PeerUnavailable
 
-from .basebackup import FIRST_WITH_INCREMENTALS, FIRST_WITH_ZSTD
+from .basebackup import FIRST_WITH_INCREMENTALS, FIRST_WITH_ZSTD, WITHOUT_INCREMENTALS
 from .protocol import LEVEL, SOURCE, Ability, Command, Setting, shell
 
 
@@ -77,10 +77,7 @@ class Barman:
             Ability.ASK: "Barman has no client on the server's own machine.",
         }
         if cluster.major < FIRST_WITH_INCREMENTALS:
-            reason = (
-                f"pg_basebackup, and so Barman, has incremental backups since PostgreSQL {FIRST_WITH_INCREMENTALS}."
-            )
-            cannot[Ability.INCREMENTAL] = reason
+            cannot[Ability.INCREMENTAL] = WITHOUT_INCREMENTALS
         self.cannot: Mapping[Ability, str] = cannot
 
     @contextlib.contextmanager
