@@ -27,6 +27,17 @@ def main(argv: list[str] | None = None) -> int:
         exit_code = _archiver_client.run(arguments)
         if exit_code is not None:
             return exit_code
+    if "wal-get" in arguments:  # replay waits: the segment may have been fetched already
+        from . import _ahead_client
+
+        exit_code = _ahead_client.run(arguments)
+        if exit_code is not None:
+            return exit_code
     from . import _frame
 
-    return _frame.main(arguments)
+    exit_code = _frame.main(arguments)
+    if exit_code == 0 and "wal-get" in arguments:
+        from . import wal_ahead
+
+        wal_ahead.start(arguments)
+    return exit_code

@@ -136,6 +136,12 @@ def _wal_get() -> CommandModule:
     return wal_get
 
 
+def _wal_ahead() -> CommandModule:
+    from . import wal_ahead
+
+    return wal_ahead
+
+
 def _key() -> CommandModule:
     from . import key
 
@@ -178,6 +184,7 @@ COMMANDS: t.Final = {
             _wal_get,
             failure_exit=WAL_GET_FAILED,
         ),
+        Command("wal-ahead", "fetch WAL ahead of a recovery; wal-get starts it", _wal_ahead),
         Command("key", "create, rotate, wrap, export and import keys", _key),
         Command("config", "check the configuration", _config),
     )

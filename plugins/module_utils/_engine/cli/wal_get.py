@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_as_of(parser)
     parser.add_argument(
+        "--no-look-ahead",
+        action="store_true",
+        help="do not fetch the next segments in advance (in a recovery they are, see `wal-ahead`)",
+    )
+    parser.add_argument(
         "--retry-for",
         metavar="SECONDS",
         type=float,
@@ -79,8 +84,8 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
             hint='restore_command passes the name first: wal-get "%f" "%p".',
         )
     config = config_as_of(args, context)
-    system_identifier = _system_identifier(args, config)
-    places = _without(config.repository.as_written(), args.without)
+    system_identifier = system_identifier_of(args, config)
+    places = without(config.repository.as_written(), args.without)
     found = _fetch(args, places, config.state_directory, system_identifier)
     result: dict[str, object] = {
         "name": args.name,
@@ -100,7 +105,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome({**result, "location": found.location, "bytes": found.size})
 
 
-def _system_identifier(args: argparse.Namespace, config: Config) -> int:
+def system_identifier_of(args: argparse.Namespace, config: Config) -> int:
     """Named, or that of the data directory PostgreSQL starts this in, or of the only cluster there is."""
     from ..postgres.control import read_control
     from ._parser import UsageError
@@ -122,7 +127,8 @@ def _system_identifier(args: argparse.Namespace, config: Config) -> int:
     return read_control(directory / "global" / "pg_control").system_identifier
 
 
-def _without(config: RepositoryConfig, lost: list[str]) -> RepositoryConfig:
+def without(config: RepositoryConfig, lost: list[str]) -> RepositoryConfig:
+    """The locations that may be asked. Raises UsageError."""
     from ._parser import UsageError
 
     for name in lost:

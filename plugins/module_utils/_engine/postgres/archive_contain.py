@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """WAL for a copy that recovers beside the living cluster: new tablespaces stay inside of the copy.
 
-See ``wal_tablespaces`` for the danger and what is changed. Each segment is fetched by a process of its own, so what a
-record of the segment before changes in this one is found by looking at that one again, when one goes on here.
+See ``wal_tablespaces`` for the danger and what is changed. ``wal-get`` fetches each segment by a process of its own, so
+what a record of the segment before changes in this one is found by looking at that one again, when one goes on here.
 """
 
 from __future__ import annotations
@@ -61,13 +61,18 @@ def contain(repository: Repository, system_identifier: int, text: str, path: Pat
 
 def _from_before(segment: bytes, neighbours: _Neighbours) -> tuple[Patch, ...]:
     """What a record changes here that begins in the segment before."""
-    _magic, flags, _timeline, _address, remaining = _PAGE_HEADER.unpack_from(segment)
-    if not flags & _GOES_ON or not 0 < remaining <= TABLESPACE_RECORD_BYTES_MAX:
+    if not comes_over(segment):
         return ()
     before = neighbours.read(len(segment), -1)
     if before is None:
         return ()  # recovery cannot have it either, and so begins behind that record
     return contain_tablespaces(before, lambda: segment).following
+
+
+def comes_over(segment: bytes) -> bool:
+    """Whether a record that may be the creation of a tablespace began in the segment before."""
+    _magic, flags, _timeline, _address, remaining = _PAGE_HEADER.unpack_from(segment)
+    return bool(flags & _GOES_ON) and 0 < remaining <= TABLESPACE_RECORD_BYTES_MAX
 
 
 class _Neighbours:

@@ -76,6 +76,11 @@ def contain_tablespaces(segment: bytes, following: Callable[[], bytes | None]) -
     return Contained(tuple(paths), tuple(patches[0]), tuple(patches[1]))
 
 
+def goes_over(segment: bytes) -> bool:
+    """Whether a record that may be the creation of a tablespace goes on in the next segment. Looks at the end only."""
+    return _goes_on(without_page_headers(segment[-2 * WAL_PAGE_BYTES :]))
+
+
 def apply(segment: bytes, patches: t.Iterable[Patch]) -> bytes:
     """The segment with the patches in it."""
     changed = bytearray(segment)
@@ -91,13 +96,16 @@ def _candidates(stream: bytes, limit: int) -> Iterator[int]:
     rows = len(stream) // 8
     if rows < 3:
         return
-    bytes_ = np.frombuffer(stream, np.uint8, count=rows * 8).reshape(-1, 8)
-    lengths = np.frombuffer(stream, "<u4", count=rows * 2).reshape(-1, 2)[:, 0]
-    third = bytes_[2:]
-    likely = (third[:, 1] == _TABLESPACES) & (third[:, 0] & 0xF0 == 0) & (third[:, 2] == 0) & (third[:, 3] == 0)
-    likely &= (lengths[:-2] >= _LENGTH_MIN) & (lengths[:-2] <= _LENGTH_MAX)
-    positions = (np.flatnonzero(likely) * 8).tolist()
-    yield from (at for at in positions if at < limit)
+    # Info, resource manager and the zero bytes begin the third word of a record: few words pass, and the others
+    # are looked at no further.
+    words = np.frombuffer(stream, "<u8", count=rows)
+    for row in np.flatnonzero((words[2:] & 0xFFFFFFF0) == _TABLESPACES << 8).tolist():
+        at = row * 8
+        if at >= limit:
+            return
+        (length,) = struct.unpack_from("<I", stream, at)
+        if _LENGTH_MIN <= length <= _LENGTH_MAX:
+            yield at
 
 
 def _goes_on(stream: bytes) -> bool:

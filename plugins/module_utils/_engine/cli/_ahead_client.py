@@ -1,0 +1,185 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``wal-get`` in a recovery: ask who looks ahead for it. Imports next to nothing, since replay waits for the segment.
+
+The request is the name, the working directory and the words of ``wal-get`` without name and destination, a zero between
+each, up to the end of the stream. The answer is a digit: ``0`` with a descriptor of a sealed file in memory, which is
+the segment; ``1`` not at hand; ``2`` not who looks ahead for this. Only what is there is ever answered: that a segment
+does not exist is found out by the command itself, each time anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import typing as t
+
+from ._archiver_client import peer_uid
+
+COMMAND: t.Final = "wal-get"
+SWITCHED_OFF: t.Final = "--no-look-ahead"
+HERE, NOT_HERE, NOT_MINE = b"0", b"1", b"2"
+TIMEOUT_SECONDS = 40.0
+_DIGITS: t.Final = frozenset("0123456789ABCDEF")
+_NAME_LENGTH: t.Final = 24
+_GENERATIONS: t.Final = 8
+_INIT: t.Final = 1
+
+
+class Recovery(t.NamedTuple):
+    """PostgreSQL's startup process, which replays WAL: its lifetime is that of the recovery."""
+
+    pid: int
+    started: int
+    """In clock ticks since the boot: with it a process id is never mistaken for another's."""
+
+    @property
+    def address(self) -> str:
+        """Where to ask: an abstract socket, which has no file and is gone with the process that listens."""
+        return f"\0cryobackup-ahead-{os.geteuid()}-{self.pid}-{self.started}"
+
+    @property
+    def goes_on(self) -> bool:
+        return _parent_and_start(self.pid)[1] == self.started
+
+
+class Question(t.NamedTuple):
+    """The command line, taken apart."""
+
+    name: str
+    destination: str
+    words: list[str]
+    """All the others."""
+
+    @property
+    def request(self) -> bytes:
+        return b"\0".join(map(os.fsencode, (self.name, os.getcwd(), *self.words)))
+
+
+def run(arguments: list[str]) -> int | None:
+    """0 when the segment is there; None when the command has to find out by itself."""
+    question = parse(arguments)
+    recovery = of_parents() if question is not None else None
+    if question is None or recovery is None:
+        return None
+    temporary = f"{question.destination}.{os.getpid()}.ahead.tmp"
+
+    def stop(number: int, _frame: object) -> t.NoReturn:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    delivered = _fetch(recovery, question, temporary)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    return 0 if delivered else None
+
+
+def parse(arguments: list[str]) -> Question | None:
+    """None for what is not looked ahead for: other files than segments, and calls by people."""
+    if SWITCHED_OFF in arguments or {"--json", "--help", "-h"} & {*arguments} or COMMAND not in arguments:
+        return None
+    first = arguments.index(COMMAND) + 1
+    for at in range(first, len(arguments) - 1):
+        name = arguments[at]
+        if len(name) == _NAME_LENGTH and _DIGITS.issuperset(name):
+            return Question(name, arguments[at + 1], arguments[:at] + arguments[at + 2 :])
+    return None
+
+
+def of_parents() -> Recovery | None:
+    """The recovery of the data directory this was started in, if it is what started this.
+
+    None where the server is the first process of a container: what is orphaned becomes its child, and when a child that
+    it does not know ends badly it restarts everything (``CleanupBackend`` in ``postmaster.c``).
+    """
+    try:
+        with open("postmaster.pid", "rb") as file:
+            server = int(file.readline(32))
+    except (OSError, ValueError):
+        return None
+    pid = os.getppid() if server > _INIT else 0
+    for _generation in range(_GENERATIONS):
+        parent, started = _parent_and_start(pid) if pid > _INIT else (0, 0)
+        if parent == server:
+            return Recovery(pid, started)
+        pid = parent
+    return None
+
+
+def _parent_and_start(pid: int) -> tuple[int, int]:
+    """Zeros for a process that has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name, in parentheses, may contain anything. Fields 3, 4 and 22 of proc(5).
+            fields = file.read().rpartition(b")")[2].split()
+        return (int(fields[1]), int(fields[19])) if fields[0] not in (b"Z", b"X") else (0, 0)
+    except (OSError, IndexError, ValueError):
+        return 0, 0
+
+
+def listens(recovery: Recovery) -> bool:
+    """Whether somebody looks ahead for this recovery."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(recovery.address)
+        except OSError:
+            return False
+    return True
+
+
+def _fetch(recovery: Recovery, question: Question, temporary: str) -> bool:
+    """Whether the segment is at its destination now. It has no name before it is whole."""
+    source = -1
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(TIMEOUT_SECONDS)
+            connection.connect(recovery.address)
+            if peer_uid(connection) not in (0, os.geteuid()):
+                return False
+            connection.sendall(question.request)
+            connection.shutdown(socket.SHUT_WR)
+            answer, descriptors, _flags, _address = socket.recv_fds(connection, 1, 1)
+        if not descriptors:
+            return False
+        source = descriptors[0]
+        if answer != HERE or not sealed(source):
+            return False
+        _copy(source, temporary)
+        os.replace(temporary, question.destination)
+        return True
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        return False
+    finally:
+        if source >= 0:
+            os.close(source)
+
+
+def sealed(descriptor: int) -> bool:
+    """Whether it is a file that nobody can change any more."""
+    import fcntl
+
+    wanted = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+    return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & wanted == wanted
+
+
+def _copy(source: int, temporary: str) -> None:
+    size = os.fstat(source).st_size
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    target = os.open(temporary, flags, 0o600)
+    try:
+        done = 0
+        while done < size:
+            sent = os.sendfile(target, source, done, size - done)
+            if sent == 0:
+                raise OSError
+            done += sent
+    finally:
+        os.close(target)

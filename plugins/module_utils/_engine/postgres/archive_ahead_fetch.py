@@ -1,0 +1,116 @@
+# Copyright (c) 2026, CryoProtect Backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One segment for a recovery that is looked ahead for, when it is there without any ado; see ``archive_ahead``."""
+
+from __future__ import annotations
+
+import threading
+import typing as t
+
+from ..errors import LocationError, ObjectMissing
+from ..repository.repository import check_features, must_be_ours
+from ..storage.open import open_location
+from .archive_contain import comes_over
+from .archive_object import WalReader
+from .wal import parse_wal_name, segment_name
+from .wal_tablespaces import apply, contain_tablespaces, goes_over
+
+if t.TYPE_CHECKING:
+    from ..config import RepositoryConfig
+    from ..crypto.keys import KeyRing
+    from ..storage.base import Location
+    from .archive_outages import Outages
+
+_ENDS_KNOWN: t.Final = 64
+
+
+class AheadFetch:
+    """What ``wal-get`` would deliver, or None. Thread-safe.
+
+    ``keys`` have the identity; ``outages`` are looked at and not written: a location that does not answer is noted when
+    somebody waits for it. ``contains_tablespaces``: as ``wal-get --contain-tablespaces``.
+    """
+
+    def __init__(
+        self,
+        config: RepositoryConfig,
+        keys: KeyRing,
+        outages: Outages,
+        system_identifier: int,
+        segment_size: int,
+        *,
+        contains_tablespaces: bool,
+    ) -> None:
+        self._places = [open_location(place) for place in config.locations.values()]
+        self._keys = keys
+        self._outages = outages
+        self._system_identifier = system_identifier
+        self._segment_size = segment_size
+        self._contains = contains_tablespaces
+        self._changed = threading.Condition()
+        self._reading: set[str] = set()
+        self._ends: dict[str, bool] = {}
+        """By name of a segment: whether what is to be changed may go on in the next one."""
+        self._one_at_a_time = threading.Lock()
+
+    def __call__(self, name: str) -> bytes | None:
+        """The content as PostgreSQL is to get it, authenticated to the last byte.
+
+        None when it is in no location that answers, and where ``wal-get`` would have something to tell or to look at
+        twice. Raises what reading an object raises.
+        """
+        content = self._read(name)
+        if content is None or not self._contains:
+            return content
+        if goes_over(content) or not self._begins_clean(name, content):
+            return None
+        with self._one_at_a_time:  # it takes several times the segment's size of memory
+            return apply(content, contain_tablespaces(content, lambda: None).here)
+
+    def _read(self, name: str) -> bytes | None:
+        with self._changed:
+            self._reading.add(name)
+        try:
+            content = self._find(name)
+            if content is not None:
+                with self._changed:
+                    self._ends[name] = goes_over(content)
+                    for oldest in list(self._ends)[:-_ENDS_KNOWN]:
+                        del self._ends[oldest]
+            return content
+        finally:
+            with self._changed:
+                self._reading.discard(name)
+                self._changed.notify_all()
+
+    def _find(self, name: str) -> bytes | None:
+        """From the first location that has it, those last that did not answer lately."""
+        for place in sorted(self._places, key=lambda place: self._outages.known(place.name) is not None):
+            try:
+                return self._from(place, name)
+            except (ObjectMissing, LocationError, ModuleNotFoundError):
+                continue
+        return None
+
+    def _from(self, place: Location, name: str) -> bytes | None:
+        reader = WalReader(self._keys, place, self._system_identifier, name)
+        if reader.stored.size != self._segment_size:
+            return None
+        content = b"".join(reader.chunks())
+        check_features(place, must_be_ours(place, self._keys), "read")
+        return content
+
+    def _begins_clean(self, name: str, content: bytes) -> bool:
+        """Whether nothing in it is to be changed on account of the segment before. False also when nobody knows."""
+        if not comes_over(content):
+            return True
+        number = parse_wal_name(name).number(self._segment_size)
+        before = segment_name(parse_wal_name(name).timeline, number - 1, self._segment_size)
+        with self._changed:
+            # Never for one another: only for a lower number.
+            self._changed.wait_for(lambda: before not in self._reading)
+            known = self._ends.get(before)
+        if known is None and self._read(before) is not None:
+            known = self._ends.get(before)
+        return known is False
