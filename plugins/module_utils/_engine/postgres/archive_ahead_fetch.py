@@ -11,10 +11,10 @@ import typing as t
 from ..errors import LocationError, ObjectMissing
 from ..repository.repository import check_features, must_be_ours
 from ..storage.open import open_location
-from .archive_contain import comes_over
+from .archive_contain import changes
 from .archive_object import WalReader
 from .wal import parse_wal_name, segment_name
-from .wal_tablespaces import apply, contain_tablespaces, goes_over
+from .wal_tablespaces import apply, goes_over
 
 if t.TYPE_CHECKING:
     from ..config import RepositoryConfig
@@ -23,6 +23,10 @@ if t.TYPE_CHECKING:
     from .archive_outages import Outages
 
 _ENDS_KNOWN: t.Final = 64
+
+
+class _NotPlain(Exception):
+    """``wal-get`` looks further than we do."""
 
 
 class AheadFetch:
@@ -48,8 +52,7 @@ class AheadFetch:
         self._system_identifier = system_identifier
         self._segment_size = segment_size
         self._contains = contains_tablespaces
-        self._changed = threading.Condition()
-        self._reading: set[str] = set()
+        self._lock = threading.Lock()
         self._ends: dict[str, bool] = {}
         """By name of a segment: whether what is to be changed may go on in the next one."""
         self._one_at_a_time = threading.Lock()
@@ -63,35 +66,30 @@ class AheadFetch:
         content = self._read(name)
         if content is None or not self._contains:
             return content
-        if goes_over(content) or not self._begins_clean(name, content):
+        try:
+            with self._one_at_a_time:  # it takes several times the segment's size of memory
+                _paths, patches = changes(content, lambda distance: self._neighbour(name, distance))
+        except _NotPlain:
             return None
-        with self._one_at_a_time:  # it takes several times the segment's size of memory
-            return apply(content, contain_tablespaces(content, lambda: None).here)
+        return apply(content, patches) if patches else content
 
     def _read(self, name: str) -> bytes | None:
-        with self._changed:
-            self._reading.add(name)
-        try:
-            content = self._find(name)
-            if content is not None:
-                with self._changed:
-                    self._ends[name] = goes_over(content)
-                    for oldest in list(self._ends)[:-_ENDS_KNOWN]:
-                        del self._ends[oldest]
-            return content
-        finally:
-            with self._changed:
-                self._reading.discard(name)
-                self._changed.notify_all()
-
-    def _find(self, name: str) -> bytes | None:
-        """From the first location that has it, those last that did not answer lately."""
+        """As it was archived, from the first location that has it, those last that did not answer lately."""
         for place in sorted(self._places, key=lambda place: self._outages.known(place.name) is not None):
             try:
-                return self._from(place, name)
+                content = self._from(place, name)
             except (ObjectMissing, LocationError, ModuleNotFoundError):
                 continue
+            if content is not None and self._contains:
+                self._note_end(name, content)
+            return content
         return None
+
+    def _note_end(self, name: str, content: bytes) -> None:
+        with self._lock:
+            self._ends[name] = goes_over(content)
+            for oldest in list(self._ends)[:-_ENDS_KNOWN]:
+                del self._ends[oldest]
 
     def _from(self, place: Location, name: str) -> bytes | None:
         reader = WalReader(self._keys, place, self._system_identifier, name)
@@ -101,16 +99,15 @@ class AheadFetch:
         check_features(place, must_be_ours(place, self._keys), "read")
         return content
 
-    def _begins_clean(self, name: str, content: bytes) -> bool:
-        """Whether nothing in it is to be changed on account of the segment before. False also when nobody knows."""
-        if not comes_over(content):
-            return True
-        number = parse_wal_name(name).number(self._segment_size)
-        before = segment_name(parse_wal_name(name).timeline, number - 1, self._segment_size)
-        with self._changed:
-            # Never for one another: only for a lower number.
-            self._changed.wait_for(lambda: before not in self._reading)
-            known = self._ends.get(before)
-        if known is None and self._read(before) is not None:
-            known = self._ends.get(before)
-        return known is False
+    def _neighbour(self, name: str, distance: int) -> bytes | None:
+        """As ``changes`` wants it; None also for one that has nothing to do with this segment. Raises _NotPlain."""
+        here = parse_wal_name(name)
+        number = here.number(self._segment_size) + distance
+        other = segment_name(here.timeline, number, self._segment_size)
+        with self._lock:
+            if distance < 0 and self._ends.get(other) is False:
+                return None
+        content = self._read(other)
+        if content is None:  # there may be one on another timeline
+            raise _NotPlain
+        return content

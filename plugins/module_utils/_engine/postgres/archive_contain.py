@@ -19,6 +19,7 @@ from .wal import WalKind, WalName, parse_wal_name, segment_name
 from .wal_tablespaces import TABLESPACE_RECORD_BYTES_MAX, Patch, contain_tablespaces
 
 if t.TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ..repository.repository import Repository
@@ -46,8 +47,7 @@ def contain(repository: Repository, system_identifier: int, text: str, path: Pat
     neighbours = _Neighbours(repository, system_identifier, name, path.with_name(f"{path.name}.neighbour"))
     try:
         segment = path.read_bytes()
-        found = contain_tablespaces(segment, lambda: neighbours.read(len(segment), 1))
-        patches = [*found.here, *_from_before(segment, neighbours)]
+        paths, patches = changes(segment, lambda distance: neighbours.read(len(segment), distance))
         if patches:
             _apply(path, patches)
     except OSError as error:
@@ -56,17 +56,21 @@ def contain(repository: Repository, system_identifier: int, text: str, path: Pat
             hint="The archive is as it was. Mend the directory and start PostgreSQL again.",
             id="destination",
         ) from error
-    return found.paths
+    return paths
 
 
-def _from_before(segment: bytes, neighbours: _Neighbours) -> tuple[Patch, ...]:
-    """What a record changes here that begins in the segment before."""
+def changes(segment: bytes, neighbour: Callable[[int], bytes | None]) -> tuple[tuple[str, ...], tuple[Patch, ...]]:
+    """The directories that are not to be used, and what makes the segment so.
+
+    ``neighbour`` gives the segment so many further, None if there is none; asked only where a record may lie in both.
+    """
+    found = contain_tablespaces(segment, lambda: neighbour(1))
     if not comes_over(segment):
-        return ()
-    before = neighbours.read(len(segment), -1)
-    if before is None:
-        return ()  # recovery cannot have it either, and so begins behind that record
-    return contain_tablespaces(before, lambda: segment).following
+        return found.paths, found.here
+    before = neighbour(-1)
+    if before is None:  # recovery cannot have it either, and so begins behind that record
+        return found.paths, found.here
+    return found.paths, (*found.here, *contain_tablespaces(before, lambda: segment).following)
 
 
 def comes_over(segment: bytes) -> bool:
