@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,9 @@ from .template import Templates
 CHECKOUT = Path(__file__).resolve().parents[2]
 SOCKET_BASE = Path("/tmp")
 """Sockets stay here whatever LAB_DIR says: a socket's path may have 107 bytes only."""
+
+ENDS_BY_ITSELF = " wal-ahead --recovery "
+ENDING_SECONDS = 20.0
 
 SANDBOX_SETTINGS: dict[str, Setting] = {
     "archive_mode": False,
@@ -215,9 +219,18 @@ class Workspace:
                 stack.callback(action)
 
     def _remove(self, strict: bool) -> None:
+        self._wait_for_ending()
         found = clean(self.path)
         if found and strict:
             raise LeftoverError(f"left behind in {self.path.name}: " + "; ".join(found))
+
+    def _wait_for_ending(self) -> None:
+        """What looks ahead for a recovery sees by itself that it is over. If it does not, it is a left-over."""
+        deadline = time.monotonic() + ENDING_SECONDS
+        while any(ENDS_BY_ITSELF in process.command for process in lab_processes(self.path)):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.02)
 
     @staticmethod
     def _end(process: subprocess.Popen[Any]) -> None:

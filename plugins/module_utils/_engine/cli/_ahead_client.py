@@ -103,9 +103,11 @@ def of_parents() -> Recovery | None:
             server = int(file.readline(32))
     except (OSError, ValueError):
         return None
-    pid = os.getppid() if server > _INIT else 0
+    pid = os.getppid()
     for _generation in range(_GENERATIONS):
-        parent, started = _parent_and_start(pid) if pid > _INIT else (0, 0)
+        if server <= _INIT or pid <= _INIT:
+            return None
+        parent, started = _parent_and_start(pid)
         if parent == server:
             return Recovery(pid, started)
         pid = parent

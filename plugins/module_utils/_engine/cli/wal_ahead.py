@@ -192,7 +192,7 @@ class _Service:
             self._outdated.set()
             connection.sendall(wire.NOT_MINE)
             return
-        descriptor = ahead.take(os.fsdecode(name))
+        descriptor = ahead.take(os.fsdecode(name), lambda: self._recovery.goes_on)
         if descriptor is None:
             connection.sendall(wire.NOT_HERE)
             return

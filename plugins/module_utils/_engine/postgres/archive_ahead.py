@@ -29,6 +29,7 @@ KEPT_BYTES_MAX: t.Final = 96 << 20
 KEPT_SEGMENTS_MAX: t.Final = 8
 _WORKERS_MAX: t.Final = 3
 _WAIT_SECONDS: t.Final = 30.0
+_LOOK_SECONDS: t.Final = 0.5
 
 
 def depth_for(segment_size: int) -> int:
@@ -108,10 +109,11 @@ class LookAhead:
                 self._last = place
                 self._plan()
 
-    def take(self, name: str) -> int | None:
+    def take(self, name: str, wanted: Callable[[], bool] = lambda: True) -> int | None:
         """The descriptor of the sealed segment, now the caller's to close; None when it is not at hand.
 
-        Waits for a segment that is being fetched, but not for ever: a location may be a black hole.
+        Waits for a segment that is being fetched, as long as it is ``wanted``, but not for ever: a location may be a
+        black hole.
         """
         place = self._place(name)
         if place is None:
@@ -123,11 +125,7 @@ class LookAhead:
                 if not slot.begun:  # nobody else is faster; but it comes first now
                     self._slots.remove(slot)
                     self._slots.insert(0, slot)
-                deadline = time.monotonic() + _WAIT_SECONDS
-                self._changed.wait_for(
-                    lambda: slot.descriptor is not None or slot not in self._slots or self._stopping,
-                    deadline - time.monotonic(),
-                )
+                self._wait_for(slot, wanted)
             descriptor = None
             if slot is not None and slot in self._slots and slot.descriptor is not None:
                 descriptor, slot.descriptor = slot.descriptor, None
@@ -135,6 +133,14 @@ class LookAhead:
             if not repeated:
                 self._plan()
             return descriptor
+
+    def _wait_for(self, slot: _Slot, wanted: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while wanted() and time.monotonic() < deadline:
+            if self._changed.wait_for(
+                lambda: slot.descriptor is not None or slot not in self._slots or self._stopping, _LOOK_SECONDS
+            ):
+                return
 
     def _place(self, name: str) -> tuple[int, int] | None:
         found = match_wal_name(name)
