@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cryobackup.cli import _ahead_client, main, wal_ahead
 from cryobackup.cli._ahead_client import Recovery, of_parents, parse
 
 SEGMENT = "000000010000000000000002"
@@ -72,3 +73,21 @@ def test_a_recovery_ends_with_its_process() -> None:
     finally:
         process.communicate(b"\n")
     assert not recovery.goes_on
+
+
+def test_whatever_goes_wrong_is_not_the_end_of_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Python ends with 1 when something is raised, and PostgreSQL with the recovery, at 1."""
+
+    def broken(*_words: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.chdir(tmp_path)
+    for module in (_ahead_client, wal_ahead.wire):
+        monkeypatch.setattr(module, "parse", broken)
+    words = ["--config", str(tmp_path / "none.yml"), "wal-get", SEGMENT, "X"]
+    assert _ahead_client.run(words) is None
+    wal_ahead.start(words)
+    assert main(words) == 200
+    assert "none.yml" in capfd.readouterr().err

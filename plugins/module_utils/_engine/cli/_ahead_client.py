@@ -60,7 +60,16 @@ class Question(t.NamedTuple):
 
 
 def run(arguments: list[str]) -> int | None:
-    """0 when the segment is there; None when the command has to find out by itself."""
+    """0 when the segment is there; None when the command has to find out by itself.
+
+    Raises nothing: an exit code of 1, which is Python's for whatever is raised, ends a recovery.
+    """
+    with contextlib.suppress(Exception):
+        return _run(arguments)
+    return None
+
+
+def _run(arguments: list[str]) -> int | None:
     question = parse(arguments)
     recovery = of_parents() if question is not None else None
     if question is None or recovery is None:
@@ -127,11 +136,11 @@ def _parent_and_start(pid: int) -> tuple[int, int]:
 
 def listens(recovery: Recovery) -> bool:
     """Whether somebody looks ahead for this recovery."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(recovery.address)
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 

@@ -48,20 +48,21 @@ def start(arguments: list[str]) -> None:
     """Let somebody look ahead for the recovery that asked for a segment, just delivered, if nobody does yet.
 
     ``arguments`` are the command line of ``wal-get``. Does nothing where it is switched off, where no recovery asks,
-    and where it cannot be done: recovery goes on without.
+    and where it cannot be done: recovery goes on without. Raises nothing: the segment is there, and an exit code of 1
+    would end the recovery all the same.
     """
-    from ..errors import CryoError
+    with contextlib.suppress(Exception):
+        question = wire.parse(arguments)
+        recovery = wire.of_parents() if question is not None else None
+        if question is not None and recovery is not None and not wire.listens(recovery):
+            _start(question, recovery, os.path.getsize(question.destination))
+
+
+def _start(question: wire.Question, recovery: wire.Recovery, size: int) -> None:
     from ..postgres.archive_ahead import depth_for
     from ..postgres.archive_commands import this_command
 
-    question = wire.parse(arguments)
-    recovery = wire.of_parents() if question is not None else None
-    if question is None or recovery is None or wire.listens(recovery):
-        return
-    with contextlib.suppress(CryoError, OSError):
-        size = os.path.getsize(question.destination)
-        if not depth_for(size):
-            return
+    if depth_for(size):
         command = [*this_command(), "wal-ahead", "--recovery", f"{recovery.pid}:{recovery.started}"]
         command += ["--after", question.name, "--segment-size", str(size), "--", *question.words]
         nowhere = subprocess.DEVNULL
