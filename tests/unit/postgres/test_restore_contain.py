@@ -14,8 +14,10 @@ import pytest
 
 from cryobackup.config import LocationConfig, RepositoryConfig
 from cryobackup.crypto import suite
+from cryobackup.postgres.archive_ahead_fetch import AheadFetch
 from cryobackup.postgres.archive_contain import contain
 from cryobackup.postgres.archive_get import deliver
+from cryobackup.postgres.archive_outages import Outages
 from cryobackup.postgres.restore_search import payload_bytes, without_page_headers
 from cryobackup.postgres.wal import segment_name
 from cryobackup.repository import container, names
@@ -56,11 +58,22 @@ def two_segments(at: int) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+def config(tmp_path_factory: pytest.TempPathFactory) -> RepositoryConfig:
     path = tmp_path_factory.mktemp("repository")
-    config = RepositoryConfig({"here": LocationConfig("here", "posix", path=path / "here")}, path / "keys")
-    init(config, dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
+    made = RepositoryConfig({"here": LocationConfig("here", "posix", path=path / "here")}, path / "keys")
+    init(made, dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
+    return made
+
+
+@pytest.fixture(scope="module")
+def repository(config: RepositoryConfig) -> Repository:
     return Repository.open(config, need_identity=True)
+
+
+def ahead(config: RepositoryConfig, repository: Repository, directory: Path, *, contains: bool = True) -> AheadFetch:
+    """What looks ahead, new, so that it knows of no other segment."""
+    outages = Outages(directory / "state")
+    return AheadFetch(config, repository.keys, outages, SYSTEM, SEGMENT, contains_tablespaces=contains)
 
 
 def archive(repository: Repository, timeline: int, number: int, segment: bytes) -> str:
@@ -99,6 +112,38 @@ def test_wherever_the_boundary_lies(repository: Repository, tmp_path: Path, dist
     assert google_crc32c.value(whole[24:] + whole[:20]) == struct.unpack_from("<I", whole, 20)[0]
     others = stream[:at] + stream[at + length :]
     assert not any(others)
+
+
+@pytest.mark.parametrize("distance", [*range(8, 80, 8), 4000])
+def test_what_is_looked_ahead_for_is_what_would_be_fetched(
+    config: RepositoryConfig, repository: Repository, tmp_path: Path, distance: int
+) -> None:
+    """In whatever order, and each of them alone."""
+    timeline = distance + 1001
+    segments = two_segments(PAYLOAD - distance)
+    written = [archive(repository, timeline, FIRST + number, segment) for number, segment in enumerate(segments)]
+    directory = tmp_path / "fetched"
+    directory.mkdir()
+    wanted = [fetched(repository, name, directory)[0] for name in written]
+    assert wanted != segments
+    for order in ([0, 1], [1, 0], [0], [1]):
+        fetch = ahead(config, repository, tmp_path)
+        assert [fetch(written[number]) for number in order] == [wanted[number] for number in order]
+    plain = ahead(config, repository, tmp_path, contains=False)
+    assert [plain(name) for name in written] == segments
+
+
+def test_what_is_not_plain_is_left_to_who_looks_twice(
+    config: RepositoryConfig, repository: Repository, tmp_path: Path
+) -> None:
+    """The other half of the record is on another timeline, or not there yet."""
+    segments = two_segments(PAYLOAD - 24)
+    first = archive(repository, 2000, FIRST, segments[0])
+    second = archive(repository, 2001, FIRST + 1, segments[1])
+    fetch = ahead(config, repository, tmp_path)
+    assert fetch(first) is None
+    assert fetch(second) is None
+    assert fetch(segment_name(2002, FIRST, SEGMENT)) is None
 
 
 def test_the_segment_before_is_on_an_older_timeline(repository: Repository, tmp_path: Path) -> None:
