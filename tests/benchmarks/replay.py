@@ -42,9 +42,10 @@ class Replays:
         self._workspace = workspace
         cluster = workspace.cluster(settings={**SETTINGS, "wal_keep_size": "64GB"})
         self._archive = WalLab(workspace, program, {"main": cluster.data_dir})
-        cluster.enable_archiving("")
+        cluster.enable_archiving(self._archive.archive_command)
         self._base = workspace.path / "base"
         cluster.run("pg_basebackup", "-D", self._base, "-X", "none", "-c", "fast", "--no-sync")
+        archive_with(cluster, "")
         first = _number(cluster)
         cluster.execute("CREATE TABLE rows (n int PRIMARY KEY, text text)")
         while _number(cluster) - first < segments:

@@ -192,6 +192,38 @@ def test_one_that_is_being_fetched_is_waited_for() -> None:
         timer.join()
 
 
+def test_a_black_hole_is_waited_for_once() -> None:
+    """Whoever asks does it without us, until something comes out of it again."""
+    shelf = Shelf(*range(1, 30))
+    go = threading.Event()
+
+    def fetch(wanted: str) -> bytes | None:
+        go.wait(60)
+        return shelf(wanted)
+
+    with LookAhead(fetch, SIZE, patience=0.2) as ahead:
+        ahead.begin(name(1))
+        assert taken(ahead, name(2)) is None
+        assert [taken(ahead, name(number)) for number in range(3, 9)] == [None] * 6
+        go.set()
+        wait_until(lambda: name(9) in kept(), "it answers again")
+        assert taken(ahead, name(9)) == name(9).encode()
+
+
+def test_who_is_gone_is_not_waited_for() -> None:
+    """The recovery was ended while it waited."""
+    go = threading.Event()
+
+    def fetch(_wanted: str) -> bytes | None:
+        go.wait(60)
+        return None
+
+    with LookAhead(fetch, SIZE, patience=600) as ahead:
+        ahead.begin(name(1))
+        assert ahead.take(name(2), lambda: False) is None
+        go.set()
+
+
 @pytest.mark.parametrize(
     "other",
     ["00000002.history", f"{name(2)}.partial", f"{name(2)}.00000028.backup", "", "x", "0000000100000000000001FF"],

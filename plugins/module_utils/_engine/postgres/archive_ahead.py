@@ -28,7 +28,7 @@ if t.TYPE_CHECKING:
 KEPT_BYTES_MAX: t.Final = 96 << 20
 KEPT_SEGMENTS_MAX: t.Final = 8
 _WORKERS_MAX: t.Final = 3
-_WAIT_SECONDS: t.Final = 30.0
+_PATIENCE_SECONDS: t.Final = 30.0
 _LOOK_SECONDS: t.Final = 0.5
 
 
@@ -78,10 +78,19 @@ class LookAhead:
     Memory: at most ``KEPT_BYTES_MAX`` for what is kept, and what the fetching of three segments takes.
     """
 
-    def __init__(self, fetch: Callable[[str], bytes | None], segment_size: int) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[str], bytes | None],
+        segment_size: int,
+        *,
+        patience: float = _PATIENCE_SECONDS,
+    ) -> None:
         """``fetch``: the authentic content of a segment by name, None where it is not plain. Called in threads."""
         self._fetch = fetch
         self._segment_size = segment_size
+        self._patience = patience
+        self._hanging = False
+        """Whether somebody waited in vain, and nothing was fetched since."""
         self._most = depth_for(segment_size)
         self._depth = 1
         self._changed = threading.Condition()
@@ -112,8 +121,8 @@ class LookAhead:
     def take(self, name: str, wanted: Callable[[], bool] = lambda: True) -> int | None:
         """The descriptor of the sealed segment, now the caller's to close; None when it is not at hand.
 
-        Waits for a segment that is being fetched, as long as it is ``wanted``, but not for ever: a location may be a
-        black hole.
+        Waits for a segment that is being fetched, as long as it is ``wanted``, but not for ever, and not again until
+        something was fetched: a location may be a black hole.
         """
         place = self._place(name)
         if place is None:
@@ -135,12 +144,14 @@ class LookAhead:
             return descriptor
 
     def _wait_for(self, slot: _Slot, wanted: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while wanted() and time.monotonic() < deadline:
+        deadline = time.monotonic() + self._patience
+        while wanted() and not self._hanging:
             if self._changed.wait_for(
-                lambda: slot.descriptor is not None or slot not in self._slots or self._stopping, _LOOK_SECONDS
+                lambda: slot.descriptor is not None or slot not in self._slots or self._stopping,
+                min(self._patience, _LOOK_SECONDS),
             ):
                 return
+            self._hanging = time.monotonic() >= deadline
 
     def _place(self, name: str) -> tuple[int, int] | None:
         found = match_wal_name(name)
@@ -194,6 +205,7 @@ class LookAhead:
 
     def _note(self, slot: _Slot, descriptor: int | None) -> None:
         with self._changed:
+            self._hanging = self._hanging and descriptor is None
             if descriptor is None:
                 self._depth = 1
                 self._drop(
