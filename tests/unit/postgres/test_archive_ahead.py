@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cryobackup.postgres.archive_ahead import KEPT_BYTES_MAX, KEPT_SEGMENTS_MAX, LookAhead, depth_for, sealed_file
+from cryobackup.postgres.archive_ahead import KEPT_BYTES_MAX, KEPT_SEGMENTS_MAX, LookAhead, depth_for, memory_file, seal
 from cryobackup.postgres.wal import segment_name
 from tests.lab import wait_until
 
@@ -34,10 +34,18 @@ class Shelf:
             name = segment_name(timeline, number, SIZE)
             self.there[name] = name.encode()
 
-    def __call__(self, name: str) -> bytes | None:
+    def __call__(self, name: str) -> int | None:
         with self._lock:
             self.asked.append(name)
-        return self.there.get(name)
+        content = self.there.get(name)
+        return sealed_file(name, content) if content is not None else None
+
+
+def sealed_file(name: str, content: bytes) -> int:
+    descriptor = memory_file(name)
+    os.write(descriptor, content)
+    seal(descriptor)
+    return descriptor
 
 
 def name(number: int, timeline: int = 1) -> str:
@@ -163,7 +171,7 @@ def test_failures_are_nothing_at_hand() -> None:
     """And do not end the looking ahead."""
     shelf = Shelf(*range(1, 30))
 
-    def fetch(wanted: str) -> bytes | None:
+    def fetch(wanted: str) -> int | None:
         if wanted in (name(3), name(5)):
             raise OSError(28, "No space left on device")
         return shelf(wanted)
@@ -180,7 +188,7 @@ def test_one_that_is_being_fetched_is_waited_for() -> None:
     shelf = Shelf(*range(1, 9))
     go = threading.Event()
 
-    def fetch(wanted: str) -> bytes | None:
+    def fetch(wanted: str) -> int | None:
         go.wait(60)
         return shelf(wanted)
 
@@ -197,7 +205,7 @@ def test_a_black_hole_is_waited_for_once() -> None:
     shelf = Shelf(*range(1, 30))
     go = threading.Event()
 
-    def fetch(wanted: str) -> bytes | None:
+    def fetch(wanted: str) -> int | None:
         go.wait(60)
         return shelf(wanted)
 
@@ -214,7 +222,7 @@ def test_who_is_gone_is_not_waited_for() -> None:
     """The recovery was ended while it waited."""
     go = threading.Event()
 
-    def fetch(_wanted: str) -> bytes | None:
+    def fetch(_wanted: str) -> int | None:
         go.wait(60)
         return None
 

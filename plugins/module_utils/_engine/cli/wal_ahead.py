@@ -65,9 +65,13 @@ def _start(question: wire.Question, recovery: wire.Recovery, size: int) -> None:
     if depth_for(size):
         command = [*this_command(), "wal-ahead", "--recovery", f"{recovery.pid}:{recovery.started}"]
         command += ["--after", question.name, "--segment-size", str(size), "--", *question.words]
+        # What one thread has freed shall serve the others: with an arena for each, it takes a third more memory.
+        environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
         nowhere = subprocess.DEVNULL
         # The server's standard error must not stay open: its collector of logs would wait for us.
-        subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+        subprocess.Popen(
+            command, stdin=nowhere, stdout=nowhere, stderr=nowhere, env=environment, start_new_session=True
+        )
 
 
 def run(args: argparse.Namespace, context: Context) -> Outcome:

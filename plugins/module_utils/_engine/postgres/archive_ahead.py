@@ -25,7 +25,7 @@ from .wal import WalKind, match_wal_name, segment_name
 if t.TYPE_CHECKING:
     from collections.abc import Callable
 
-KEPT_BYTES_MAX: t.Final = 96 << 20
+KEPT_BYTES_MAX: t.Final = 64 << 20
 KEPT_SEGMENTS_MAX: t.Final = 8
 _WORKERS_MAX: t.Final = 3
 _PATIENCE_SECONDS: t.Final = 30.0
@@ -37,21 +37,17 @@ def depth_for(segment_size: int) -> int:
     return min(KEPT_SEGMENTS_MAX, KEPT_BYTES_MAX // segment_size)
 
 
-def sealed_file(name: str, content: bytes) -> int:
-    """The descriptor of a file in memory that has this content for ever. Raises OSError."""
+def memory_file(name: str) -> int:
+    """The descriptor of an empty file that is nowhere but in memory. Raises OSError."""
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def seal(descriptor: int) -> None:
+    """From now on its content is what it is. Raises OSError."""
     import fcntl
 
-    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -80,12 +76,15 @@ class LookAhead:
 
     def __init__(
         self,
-        fetch: Callable[[str], bytes | None],
+        fetch: Callable[[str], int | None],
         segment_size: int,
         *,
         patience: float = _PATIENCE_SECONDS,
     ) -> None:
-        """``fetch``: the authentic content of a segment by name, None where it is not plain. Called in threads."""
+        """``fetch`` gives a sealed file with the authentic segment of a name, None where it is not plain.
+
+        It is called in threads.
+        """
         self._fetch = fetch
         self._segment_size = segment_size
         self._patience = patience
@@ -195,9 +194,7 @@ class LookAhead:
             descriptor = None
             # Whatever it is, wal-get meets it too when the segment is asked for, and tells.
             with contextlib.suppress(Exception):
-                name = segment_name(slot.timeline, slot.number, self._segment_size)
-                content = self._fetch(name)
-                descriptor = sealed_file(name, content) if content is not None else None
+                descriptor = self._fetch(segment_name(slot.timeline, slot.number, self._segment_size))
             self._note(slot, descriptor)
 
     def _next(self) -> _Slot | None:

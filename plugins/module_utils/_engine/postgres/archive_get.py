@@ -125,7 +125,10 @@ def save(reader: WalReader, temporary: Path) -> None:
         raise _not_written(temporary, error) from error
     try:
         for chunk in reader.chunks():
-            _write_all(descriptor, chunk, temporary)
+            try:
+                write_all(descriptor, chunk)
+            except OSError as error:
+                raise _not_written(temporary, error) from error
     finally:
         os.close(descriptor)
 
@@ -143,13 +146,11 @@ def discard(temporary: Path) -> None:
         os.unlink(temporary)
 
 
-def _write_all(descriptor: int, chunk: bytes, destination: Path) -> None:
+def write_all(descriptor: int, chunk: bytes) -> None:
+    """Append. Raises OSError."""
     view = memoryview(chunk)
-    try:
-        while view:
-            view = view[os.write(descriptor, view) :]
-    except OSError as error:
-        raise _not_written(destination, error) from error
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _not_written(destination: Path, error: OSError) -> RestoreError:

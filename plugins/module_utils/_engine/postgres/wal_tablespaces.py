@@ -76,9 +76,15 @@ def contain_tablespaces(segment: bytes, following: Callable[[], bytes | None]) -
     return Contained(tuple(paths), tuple(patches[0]), tuple(patches[1]))
 
 
-def goes_over(segment: bytes) -> bool:
-    """Whether a record that may be the creation of a tablespace goes on in the next segment. Looks at the end only."""
-    return _goes_on(without_page_headers(segment[-2 * WAL_PAGE_BYTES :]))
+END_BYTES: t.Final = 2 * WAL_PAGE_BYTES
+
+
+def goes_over(end: bytes) -> bool:
+    """Whether a record that may be the creation of a tablespace goes on in the next segment.
+
+    ``end``: the last ``END_BYTES`` of the segment.
+    """
+    return _goes_on(without_page_headers(end))
 
 
 def apply(segment: bytes, patches: t.Iterable[Patch]) -> bytes:
