@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from cryobackup.cli._ahead_client import sealed
 from cryobackup.postgres.archive_commands import restore_command
 from tests.lab import wait_until
 from tests.lab.cleanup import lab_processes
@@ -35,6 +36,15 @@ for line in sys.stdin:
     print(json.dumps([done.returncode, done.stdout + done.stderr]), flush=True)
 """
 WANTED = "RECOVERYXLOG"
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file in memory is finished."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return sealed(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Replay:
@@ -102,7 +112,7 @@ class Replay:
                 for entry in Path(f"/proc/{pid}/fd").iterdir():
                     with contextlib.suppress(OSError):
                         target = os.readlink(entry)
-                        if target.startswith("/memfd:"):
+                        if target.startswith("/memfd:") and is_sealed(entry):
                             found[target.removeprefix("/memfd:").removesuffix(" (deleted)")] = entry
         return found
 
