@@ -78,7 +78,7 @@ def run(plan: Plan) -> Outcome:
         say(f"building a cluster of about {plan.gigabytes:g} GB with {chosen} in {workspace.path}")
         cluster = build(workspace, chosen, plan.gigabytes)
         cluster.enable_archiving("")
-        program = _command(lab)
+        program = command_of(lab)
         stores = stack.enter_context(Stores(workspace, plan.storage))
         tools: list[Tool] = []
         left_out = {}
@@ -129,7 +129,7 @@ def _once(tools: Sequence[Tool], rounds: int) -> str:
     return f"; the first one only: {', '.join(names)}" if names and rounds > 1 else ""
 
 
-def _command(lab: Lab) -> Path:
+def command_of(lab: Lab) -> Path:
     """The program as an installation has it: with its bytecode, which the server's user could not write."""
     program = Runtime(lab).command()
     for folder in (CHECKOUT / ENGINE, *program.parent.glob("venv")):

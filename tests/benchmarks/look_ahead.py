@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Replaying archived WAL, measured: with looking ahead, without, and with ``cp`` from a directory of plain segments.
 
-``python -m tests.benchmarks.replay --help``. Prints a table in Markdown; nobody's time is asserted.
+``python -m tests.benchmarks.look_ahead --help``. Prints a table in Markdown; nobody's time is asserted.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from tests.lab import Cluster, Lab, Workspace, wait_until
 from tests.lab.cleanup import lab_processes, remove_tree
 
 from .database import SETTINGS, archive_with
-from .heart import command_of, say
 from .machine import describe
+from .runner import command_of
+from .session import say
 
 FIRST, SECOND = "with looking ahead", "without (--no-look-ahead)"
 FLOOR = "cp of plain segments"
@@ -183,7 +184,7 @@ def measure(options: argparse.Namespace, out: Callable[[str], None]) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.replay", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.look_ahead", description=__doc__)
     parser.add_argument("--segments", type=int, default=100, help="of WAL, 16 MB each (default: 100)")
     parser.add_argument("--rounds", type=int, default=3, help="medians are of so many (default: 3)")
     options = parser.parse_args(words)
