@@ -103,6 +103,10 @@ class Stopwatch:
         self._output.touch(mode=0o600)
         workspace.account.own(self._output)
 
+    def output(self) -> str:
+        """What the last command wrote, standard error included."""
+        return self._output.read_text()
+
     def run(self, command: Sequence[str | Path]) -> Run:
         """Measure one command. Raises RunFailed when it does not exit with 0."""
         account = self._workspace.account

@@ -67,6 +67,10 @@ def _lines(result: BackupResult) -> Iterator[str]:
         f"{format_bytes(result.bytes_read)} read, {format_bytes(result.bytes_stored)} stored, "
         f"in {format_duration(result.seconds)}"
     )
+    if result.compaction is not None:
+        done = result.compaction
+        left = counted(done["packs_left"], "pack")
+        yield f"  compaction: {format_bytes(done['bytes'])} stored again, {left} of earlier backups left behind"
     yield f"  from {result.start_lsn} to {result.stop_lsn} on timeline {result.timeline}"
     for name, error in result.locations.items():
         requests = sum(result.requests.get(name, {}).values())

@@ -18,6 +18,7 @@ if t.TYPE_CHECKING:
 
 
 _SOURCES: t.Final = ("SOURCE", "KIND", "BACKUPS", "SIZE", "STORED", "RATIO")
+_STORAGE: t.Final = ("SOURCE", "PACKS", "STORED", "ONE FULL", "AMPLIFICATION", "OF THE NEWEST")
 _LOCATIONS: t.Final = ("LOCATION", "USED", "WAL", "OBJECTS", "RATIO", "ROOM", "PRUNABLE", "WRITTEN", "GROWTH", "FULL")
 _COSTS: t.Final = ("COSTS", "STORAGE", "REQUESTS", "A MONTH", "A RESTORE", "")
 
@@ -46,6 +47,9 @@ def _lines(result: Fields) -> Iterator[str]:
         rows = [row for name, source in result["sources"].items() for row in _source(name, source)]
         yield format_table(_SOURCES, rows, right=_SOURCES[2:])
         yield ""
+        storage = [_storage(name, source["storage"]) for name, source in result["sources"].items()]
+        yield format_table(_STORAGE, storage, right=_STORAGE[1:])
+        yield ""
     places = [_location(name, each) for name, each in result["locations"].items()]
     yield format_table(_LOCATIONS, places, right=_LOCATIONS[1:-1])
     priced = {name: each["costs"] for name, each in result["locations"].items() if each.get("costs")}
@@ -65,6 +69,23 @@ def _source(name: str, source: Fields) -> Iterator[tuple[str, ...]]:
         stored = each["bytes_stored"]
         ratio = f"{each['bytes_source'] / stored:.1f}" if stored else "-"
         yield name, kind, str(each["backups"]), format_bytes(each["bytes_source"]), format_bytes(stored), ratio
+
+
+def _storage(name: str, storage: Fields) -> tuple[str, ...]:
+    from ._text import format_bytes
+
+    return (
+        name,
+        str(storage["packs"]),
+        format_bytes(storage["bytes_packs"]),
+        format_bytes(storage["bytes_full"]),
+        _ratio(storage["amplification"]),
+        _ratio(storage["newest"]["amplification"]),
+    )
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _location(name: str, location: Fields) -> tuple[str, ...]:

@@ -76,6 +76,10 @@ def _lines(backup: Fields) -> Iterator[str]:
     yield f"size          {size} in {counted(backup['files'], 'file')}; read {read}, stored {stored}"
     earlier = backup["packs"]["of_earlier_backups"]
     yield f"packs         {backup['packs']['own']['count']} of its own, {earlier['count']} of earlier backups"
+    amplification = backup["packs"]["amplification"]
+    if amplification is not None:
+        yield f"              {amplification:.2f} times the bytes that a full backup of its state would store"
+    yield from _compaction(backup["compaction"])
     epochs = ", ".join(map(str, backup["epochs_needed"]))
     yield f"keys          of epoch {backup['epoch']}; a restore needs the identities of epoch {epochs}"
     yield from _postgres(backup["postgres"])
@@ -99,6 +103,17 @@ def _postgres(postgres: Fields | None) -> Iterator[str]:
 
 def _version(server_version_num: int) -> str:
     return f"{server_version_num // 10000}.{server_version_num % 10000}"
+
+
+def _compaction(done: Fields | None) -> Iterator[str]:
+    from ._text import counted, format_bytes
+
+    if done is None:
+        return
+    left = counted(done["packs_left"], "pack")
+    over = f"{format_bytes(done['bytes_overhead'])} in its parent's packs were of no use to it"
+    yield f"compaction    {format_bytes(done['bytes'])} stored again: {over},"
+    yield f"              {format_bytes(done['bytes_overhead_borne'])} are borne; {left} left behind"
 
 
 def _change_detection(found: Fields) -> Iterator[str]:

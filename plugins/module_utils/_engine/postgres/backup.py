@@ -17,6 +17,7 @@ from ..errors import ClusterError, ConfigError, LocationError, reason_of
 from ..locks import locked
 from ..repository import model, names
 from ..repository.catalog import Catalog
+from ..repository.compaction import pack_uses, plan_compaction
 from ..repository.epochs import behind
 from ..repository.known import remember
 from ..repository.lease import boot_id
@@ -171,7 +172,7 @@ class _Run:
                 self._reporter.note(f"taking a full backup: {reason}")
             if parent is None and session.draft is not None:
                 parent = self._go_on_from(session.draft, state)
-            copied = self._copy(session, facts, state, parent, fast_checkpoint=fast_checkpoint)
+            copied = self._copy(session, facts, state, parent, room.left, fast_checkpoint=fast_checkpoint)
             self._wait_for_wal(session, facts, copied.stopped)
             header = new_header(session, facts, state, copied, reason, label, started_at, finished_at=self._clock())
             commit = session.commit(header)
@@ -190,6 +191,7 @@ class _Run:
         facts: Facts,
         state: ClusterState,
         parent: Parent | None,
+        room: int | None,
         *,
         fast_checkpoint: bool,
     ) -> Copied:
@@ -235,6 +237,9 @@ class _Run:
                 guards=parent.guards if parent else None,
                 versions=parent.versions if parent else {},
                 advance=advance,
+                compaction=None
+                if parent is None or parent.is_draft
+                else plan_compaction(pack_uses(parent.manifest.header), room=room),
             )
             self._reporter.phase("copying", self._expected_bytes(parent))
             self._copy_all(walk, copier, parent)

@@ -15,6 +15,7 @@ from .. import __version__
 from ..repository import model
 from ..repository.lease import host_name
 from ..repository.model import BackupHeader, Owners, PostgresInfo, Tablespace, Totals
+from .compaction import compaction_done
 from .lsn import format_lsn
 from .wal import segment_names
 
@@ -113,7 +114,9 @@ def new_header(
         host=host_name(),
         tool_version=__version__,
         postgres=_postgres_info(facts, copied),
-        change_detection=_change_detection(copied, reason, state),
+        change_detection=_change_detection(
+            copied, reason, state, compaction_done(copier.compactor, session, copier.pages_kept)
+        ),
         totals=Totals(
             files=copier.counters.files,
             bytes_source=copier.counters.bytes_source,
@@ -156,7 +159,9 @@ def _text(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _change_detection(copied: Copied, reason: str, state: ClusterState) -> dict[str, t.Any]:
+def _change_detection(
+    copied: Copied, reason: str, state: ClusterState, compaction: dict[str, t.Any] | None
+) -> dict[str, t.Any]:
     parent, copier = copied.parent, copied.copier
     found: dict[str, t.Any] = {"method": "full", "reason": reason}
     if copied.draft is not None:
@@ -176,6 +181,8 @@ def _change_detection(copied: Copied, reason: str, state: ClusterState) -> dict[
     counters = dataclasses.asdict(copier.counters)
     for name in ("files", "bytes_source", "bytes_read"):  # they are in the totals
         del counters[name]
+    if compaction is not None:
+        found["compaction"] = compaction
     return {**found, **counters, "witness": state.witness.as_dict()}
 
 

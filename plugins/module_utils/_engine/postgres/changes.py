@@ -33,6 +33,7 @@ from .relfile import Fork
 if t.TYPE_CHECKING:
     import os
 
+    from ..repository.extents import Extents
     from ..repository.model import BackupHeader, Entry, PostgresInfo
     from .changed_blocks import Blocks, ChangedBlocks
     from .relfile import RelationFile
@@ -256,12 +257,21 @@ def names_visibility_maps(version: int) -> bool:
 class Plan:
     """What is to be done with one file. ``parent`` is there for all methods but STORE.
 
-    ``blocks``: for WAL_SUMMARY, the numbers within the file of those to be read.
+    ``blocks``: for WAL_SUMMARY, the numbers within the file of those to be read. The rest is compaction's: ``again``,
+    the numbers of blocks that are stored though they did not change (for UNCHANGED, ``blocks`` has them, too);
+    ``comparable``, for CONTENT, what alone of the parent's extents may be taken over.
     """
 
     method: Method
     parent: Entry | None = None
     blocks: Blocks | None = None
+    again: Blocks | None = None
+    comparable: Extents | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether the file has to be opened."""
+        return self.method is not Method.UNCHANGED or self.blocks is not None
 
 
 _STORE = Plan(Method.STORE)

@@ -14,6 +14,7 @@ from ..repository import model
 from ..repository.model import Damage, Entry
 from . import relfile
 from .changes import Guards, Identity, Method, Plan, is_racy, is_same_version_file, plan_file
+from .compaction import Compactor
 from .frames import UNIT_BYTES, store_units
 from .reader import CHUNK_BYTES, Piece, PieceResult
 from .walk import Found, identity_of
@@ -21,6 +22,7 @@ from .walk import Found, identity_of
 if t.TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ..repository.compaction import CompactionPlan
     from ..repository.session import BackupSession
     from .changed_blocks import Blocks
     from .readers import Readers, Results
@@ -94,7 +96,7 @@ class Copier:
     """Give it everything that was found, in order; then call ``finish``. For one thread.
 
     ``guards`` is None for a full backup. ``versions``: the parent's entries of PG_VERSION files.
-    ``advance`` is told how many bytes of the source are done.
+    ``advance`` is told how many bytes of the source are done. ``compaction``: what is stored again besides.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Copier:
         guards: Guards | None,
         versions: Mapping[bytes, Entry],
         advance: Callable[[int], None],
+        compaction: CompactionPlan | None = None,
     ) -> None:
         self._session = session
         self._readers = readers
@@ -115,12 +118,17 @@ class Copier:
         self._guards = guards
         self._versions = versions
         self._advance = advance
+        self.compactor = (
+            None if compaction is None else Compactor(compaction, block_size=block_size, small_bytes=_SMALL_FILE_BYTES)
+        )
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._waiting_extent_bytes = 0
         self._batch = _Batch()
         self._directory: tuple[bytes, bool] = (b"", False)
         self.counters = Counters()
         self.damage: list[Damage] = []
+        self.pages_kept = 0
+        """Pages that stay in the parent's packs because the source has them broken by now."""
         self.unsettled: list[tuple[str, int, int]] = []
         """(path, block, LSN) of pages that are broken unless WAL writes them again."""
         self.users: set[int] = set()
@@ -132,7 +140,7 @@ class Copier:
         if found.type == model.FILE:
             relation = relfile.relation_file(found.text)
             plan = self._plan(found, relation, parent)
-            if plan.method is not Method.UNCHANGED:
+            if plan.reads:
                 parts = self._schedule(found, plan, relation)
         waiting = _Waiting(found, plan, parts)
         self._waiting.append(waiting)
@@ -171,7 +179,7 @@ class Copier:
         if self._guards is None:
             return Plan(Method.STORE)
         same = relation is not None and self._is_same_directory(found)
-        return plan_file(
+        plan = plan_file(
             found.identity,
             relation,
             parent,
@@ -180,6 +188,7 @@ class Copier:
             block_size=self._block_size,
             segment_blocks=self._segment_blocks,
         )
+        return plan if self.compactor is None else self.compactor.extend(plan, found.identity, relation)
 
     def _is_same_directory(self, found: Found) -> bool:
         """Whether the relation's database directory is the one that the parent saw."""
@@ -223,6 +232,7 @@ class Copier:
                 plan.method,
                 blocks=blocks[start : start + at_once],
                 block_size=self._block_size,
+                again=plan.again,
             )
             if piece.bytes_to_read <= _SMALL_FILE_BYTES:
                 parts.append(self._add_to_batch(piece))
@@ -240,8 +250,9 @@ class Copier:
         if plan.parent is None or self._guards is None:
             return piece
         if plan.method is Method.PAGE_LSN:
-            return dataclasses.replace(piece, since_lsn=self._guards.since_lsn, parent_size=plan.parent.size)
-        extents = xt.unpack(plan.parent.extents)
+            since = self._guards.since_lsn
+            return dataclasses.replace(piece, since_lsn=since, parent_size=plan.parent.size, again=plan.again)
+        extents = xt.unpack(plan.parent.extents) if plan.comparable is None else plan.comparable
         return dataclasses.replace(piece, parent_extents=extents if whole else xt.cut(extents, start, stop))
 
     def _add_to_batch(self, piece: Piece) -> tuple[_Batch, int]:
@@ -264,7 +275,7 @@ class Copier:
         found, plan = waiting.found, waiting.plan
         if found.type != model.FILE:
             self._add_entry(found, found.identity, xt.empty())
-        elif plan.method is Method.UNCHANGED and plan.parent is not None:
+        elif not plan.reads and plan.parent is not None:
             self.counters.files_unchanged += 1
             self._add_entry(found, found.identity, self._refer(xt.unpack(plan.parent.extents)))
         else:
@@ -287,6 +298,7 @@ class Copier:
         counters.pages_read += sum(result.pages for result in results)
         counters.pages_stored += sum(result.pages_stored for result in results)
         counters.partial_pages += any(result.partial_page for result in results)
+        self.pages_kept += sum(result.pages_kept for result in results)
         identity, seen = found.identity, found.seen_ns
         first = results[0] if results else PieceResult()
         if first.status is not None:
@@ -303,7 +315,9 @@ class Copier:
         self._add_entry(found, identity, extents, flags)
 
     def _count(self, plan: Plan, *, replaced: bool) -> None:
-        if plan.method is Method.WAL_SUMMARY:
+        if plan.method is Method.UNCHANGED:
+            self.counters.files_unchanged += 1
+        elif plan.method is Method.WAL_SUMMARY:
             self.counters.files_by_wal_summary += 1
         elif plan.method is Method.PAGE_LSN and not replaced:
             self.counters.files_by_page_lsn += 1

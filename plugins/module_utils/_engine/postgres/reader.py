@@ -79,6 +79,8 @@ class Piece:
     """For CONTENT: what the parent has of this piece."""
     blocks: npt.NDArray[np.int64] | None = None
     """For WAL_SUMMARY: the numbers, within the file, of the blocks to be read, ascending."""
+    again: npt.NDArray[np.int64] | None = None
+    """Numbers of blocks that are stored although the parent has them: compaction."""
     block_size: int = 0
 
     @property
@@ -116,6 +118,8 @@ class PieceResult:
     unsettled: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     """(block, LSN) of broken pages whose LSN lies after the backup's start: if WAL has such an LSN at all, it
     writes the whole page again, and nothing is lost."""
+    pages_kept: int = 0
+    """Broken pages that the parent has sound, and that stay as they are there."""
     partial_page: bool = False
     """The file does not end on a page's border."""
 
@@ -214,12 +218,26 @@ class FileReader:
         for start in range(0, len(blocks), at_once):
             some = blocks[start : start + at_once]
             data = self._fill_blocks(piece, descriptor, some, result)
-            self._check_blocks(piece, descriptor, some, data, result)
-            rows += store_blocks(self.writer, some, data, size)
+            bad = self._check_blocks(piece, descriptor, some, data, result)
             result.pages += len(some)
-        result.pages_stored = result.pages
+            kept = _in_both(piece.again, some[bad])
+            if len(kept):
+                some, data = self._without(some, data, kept)
+                result.pages_kept += len(kept)
+            rows += store_blocks(self.writer, some, data, size)
+        result.pages_stored = result.pages - result.pages_kept
         result.bytes_stored = sum(row[1] for row in rows if row[2] != xt.ZEROS)
         return rows
+
+    def _without(
+        self, blocks: npt.NDArray[np.int64], data: memoryview, kept: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], memoryview]:
+        """The other blocks, and their bytes: what the parent has sound is not replaced by what is broken."""
+        import numpy as np
+
+        stays = ~np.isin(blocks, kept)
+        pages = np.frombuffer(data, np.uint8).reshape(len(blocks), self._rules.block_size)
+        return blocks[stays], memoryview(pages[stays].tobytes())
 
     def _fill_blocks(
         self, piece: Piece, descriptor: int, blocks: npt.NDArray[np.int64], result: PieceResult
@@ -308,6 +326,8 @@ class FileReader:
         unit = self._unit(piece)
         if method is Method.PAGE_LSN:
             wanted = suspect | self._changed_pages(piece, offset, data)
+            first = offset // unit
+            wanted[_in_both(piece.again, np.arange(first, first + len(wanted))) - first] = True
         elif method is Method.CONTENT:
             wanted = self._changed_content(piece, offset, data, unit)
         else:
@@ -410,6 +430,15 @@ class FileReader:
         if got < size:
             one[got:] = bytes(size - got)
         return not self._suspects(one, (piece.first_block or 0) + block).any()
+
+
+def _in_both(again: npt.NDArray[np.int64] | None, blocks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Of the blocks of a chunk, those that compaction alone wants."""
+    import numpy as np
+
+    if again is None:
+        return np.zeros(0, np.int64)
+    return np.intersect1d(again, blocks, assume_unique=True)
 
 
 def _read_at(source: bytes, descriptor: int, data: memoryview, offset: int) -> int:

@@ -54,6 +54,8 @@ class BackupResult:
     """Every configured location: None where the backup is, else why it is not there."""
     change_detection: Mapping[str, t.Any]
     damage: tuple[Damage, ...] = ()
+    compaction: Mapping[str, int] | None = None
+    """What was stored again although it did not change, and why; None when nothing was."""
     requests: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     """By location, of this run: how many of each kind, where requests cost."""
 
@@ -96,6 +98,7 @@ class BackupResult:
             entries=header.totals.entries,
             locations=locations,
             change_detection=header.change_detection,
+            compaction=header.compaction,
             damage=tuple(header.damage),
             requests=requests or {},
         )
@@ -124,7 +127,9 @@ class BackupResult:
             "started_at": self.started_at.isoformat(),
             "finished_at": self.finished_at.isoformat(),
             "seconds": round(self.seconds, 3),
-            "change_detection": {name: value for name, value in self.change_detection.items() if name != "witness"},
+            "change_detection": {
+                name: value for name, value in self.change_detection.items() if name not in ("witness", "compaction")
+            },
             "locations": {
                 name: _location(error, self.requests.get(name, {})) for name, error in self.locations.items()
             },

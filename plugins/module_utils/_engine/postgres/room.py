@@ -53,6 +53,8 @@ class Checked(t.NamedTuple):
     """Locations that have one, and the bytes that it leaves."""
     left_out: bool = False
     """Whether a location was: then another parent may be the right one."""
+    left: int | None = None
+    """Bytes that may still be written in the location, of those that say it, that has the least room."""
 
 
 def least_needed(wanted: Wanted, earlier: Iterable[BackupRecord]) -> int:
@@ -93,8 +95,9 @@ def check_room(
         for room in rooms
         if room not in without and room.room.quota is not None and room.room.used is not None
     )
+    left = min((room.left for room in rooms if room not in without), default=None)
     if not without:
-        return Checked(quotas)
+        return Checked(quotas, left=left)
     errors = {room.location.name: _no_room(config, repository, room, wanted, needed, now) for room in without}
     for room in without:
         if room.location.required or len(without) == len(repository.locations):
@@ -104,7 +107,7 @@ def check_room(
         repository.lost[room.location.name] = error
         repository.locations.remove(room.location)
         reporter.warn(f"location {room.location.name} does not take part: {reason_of(error, room.location.name)}")
-    return Checked(quotas, left_out=True)
+    return Checked(quotas, left_out=True, left=left)
 
 
 class _Room(t.NamedTuple):

@@ -15,6 +15,7 @@ import typing as t
 from ..errors import ConfigError
 from ..repository.model import OK
 from ..repository.pins import pin_reason
+from .amplification import of_backup
 
 if t.TYPE_CHECKING:
     from ..config import Config
@@ -74,7 +75,8 @@ def details(backup: BackupRecord, repository: Repository) -> Fields:
         "bytes_read": header.totals.bytes_read,
         "packs": _packs(header),
         "epochs_needed": sorted(header.epochs_needed),
-        "change_detection": header.change_detection,
+        "change_detection": {key: value for key, value in header.change_detection.items() if key != "compaction"},
+        "compaction": header.compaction,
         "damage": [dataclasses.asdict(damage) for damage in header.damage],
         "postgres": None if header.postgres is None else dataclasses.asdict(header.postgres),
         "pin_reason": pin_reason(backup),
@@ -96,6 +98,7 @@ def _packs(header: BackupHeader) -> Fields:
             "bytes_live": sum(pack.live for pack in header.foreign),
             "backups": sorted({pack.backup_id for pack in header.foreign}),
         },
+        **of_backup(header),
     }
 
 

@@ -17,6 +17,7 @@ from ..repository import holdings as hd
 from ..repository.model import pack_names
 from . import cost
 from . import forecast as fc
+from .amplification import of_source
 from .backups import Fields, location_state
 
 if t.TYPE_CHECKING:
@@ -82,7 +83,10 @@ class _View:
     def sources(self) -> Fields:
         """By source and kind; ``bytes_source`` is what all of its backups would take as they are."""
         names = dict.fromkeys(backup.source for backup in self._catalog.backups)
-        return {name: _by_kind(self._catalog.of(name)) for name in names}
+        return {
+            name: {**_by_kind(backups), "storage": of_source(backups)}
+            for name, backups in ((name, self._catalog.of(name)) for name in names)
+        }
 
     def location(self, name: str) -> Fields:
         configured = self._config.repository.locations[name]

@@ -148,6 +148,12 @@ class BackupHeader:
         return set(self.epochs.values()) or {1}
 
     @property
+    def compaction(self) -> dict[str, t.Any] | None:
+        """What was stored again although it had not changed: figures for people; None when nothing was."""
+        found = self.change_detection.get("compaction")
+        return found if isinstance(found, dict) else None
+
+    @property
     def stored_bytes_own(self) -> int:
         """Bytes that came into the repository with it. A full one has brought those of others, too: of interrupted
         runs that it went on from, which have no manifest."""

@@ -239,6 +239,10 @@ class BackupSession:
         known = self._base.epochs if self._base is not None else {}
         return {**known, self.backup_id: self.repository.keys.epoch}
 
+    def refers_to(self, field: int) -> bool:
+        """Whether extents of that pack of the parent were taken over, so far. ``field``: as the parent has it."""
+        return self._foreign.refers_to(field)
+
     def add(self, entry: Entry, extents: xt.Extents) -> None:
         """The next entry, in the order of the format. One thread only.
 
@@ -338,6 +342,9 @@ class _ForeignPacks:
             if field not in self._mapping:
                 self._mapping[field] = xt.FOREIGN + self._number(parent, field)
         return xt.renumber(extents, self._mapping)
+
+    def refers_to(self, field: int) -> bool:
+        return field in self._mapping
 
     def _number(self, parent: BackupHeader, field: int) -> int:
         if field >= xt.FOREIGN:
