@@ -229,6 +229,13 @@ backup:
           type: str
           returned: always
           sample: based on the newest backup, 20260301T010000Z-0d9be1a2
+    compaction:
+      description: What was stored again although it had not changed, so that packs of earlier backups can go.
+        C(null) when nothing was.
+      type: dict
+      returned: when there is a backup
+      sample: {"bytes": 16777216, "packs": 9, "packs_left": 8, "pages_kept": 0, "bytes_live": 322961408,
+        "bytes_overhead": 171966464, "bytes_overhead_borne": 161480704}
     damage:
       description: Files with broken pages, each with C(path) and C(blocks); 100 of them at most.
       type: list

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cryobackup.config import LocationConfig, RepositoryConfig
@@ -220,6 +221,28 @@ def test_page_lsn_stores_what_is_newer_and_what_cannot_be_judged(bench: Bench) -
     assert bench.stored(result) == expected
     assert (result.pages, result.pages_stored, result.damaged) == (9, 5, [5])
     assert result.partial_page
+
+
+def test_compaction_stores_what_is_sound_and_no_more(bench: Bench) -> None:
+    """By blocks: the parent has them all, so a broken one that nobody changed is not taken from here."""
+    pages = [make_page(number) for number in range(6)]
+    now = [pages[0], broken(pages[1]), pages[2], broken(pages[3]), broken(make_page(4, lsn=START + 1)), pages[5]]
+    bench.file.write_bytes(b"".join(now))
+    blocks, again = np.array([0, 1, 2, 3, 4]), np.array([0, 3, 4])
+    result = bench.read(method=Method.WAL_SUMMARY, blocks=blocks, again=again, block_size=BLOCK)
+    assert (result.pages, result.pages_stored, result.pages_kept) == (5, 3, 2)
+    assert (result.damaged, [block for block, _lsn in result.unsettled]) == ([1, 3], [4])
+    assert bench.stored(result) == {0: b"".join(now[:3])}
+
+
+def test_compaction_of_a_file_that_is_read_as_a_whole(bench: Bench) -> None:
+    pages = [make_page(number) for number in range(6)]
+    bench.file.write_bytes(b"".join(pages))
+    result = bench.read(
+        method=Method.PAGE_LSN, since_lsn=START, parent_size=6 * BLOCK, again=np.array([1, 2, 5]), block_size=BLOCK
+    )
+    assert bench.stored(result) == {BLOCK: b"".join(pages[1:3]), 5 * BLOCK: pages[5]}
+    assert (result.pages, result.pages_stored) == (6, 3)
 
 
 def test_content_stores_what_differs(bench: Bench) -> None:

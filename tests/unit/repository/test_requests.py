@@ -125,6 +125,24 @@ def test_a_whole_pack_is_read_with_few_requests(store: Store) -> None:
     assert store.places[0].counted()["get"] <= 6
 
 
+def test_a_small_pack_is_read_with_one_request_each_time(store: Store) -> None:
+    """A long chain has hundreds of them, all open at the same time: nothing of their bytes is kept."""
+    backup_id = "20260101T000000Z-00000003"
+    packs = PackSet(store.repository.fanout(), store.repository.keys, backup_id, level=1)
+    sink = packs.sink()
+    plain = [os.urandom(200 << 10) for _unused in range(4)]
+    for data in plain:
+        sink.store(data)
+    sink.close()
+    store.places[0].counted()
+    name = names.pack(backup_id, 0)
+    reader = PackReader(store.places, store.repository.keys, name, size=size_of(store, name))
+    with cf.ThreadPoolExecutor(1) as ahead:
+        for _unused in range(3):
+            assert [frame for _number, frame in reader.read(range(4), ahead)] == plain
+            assert store.places[0].counted() == {"get": 1}
+
+
 def test_one_frame_of_a_pack_takes_three_requests(store: Store) -> None:
     name, plain = big_pack(store)
     reader = PackReader(store.places, store.repository.keys, name, size=size_of(store, name))

@@ -21,7 +21,8 @@ if t.TYPE_CHECKING:
     from ..crypto.keys import KeyRing
     from ..storage.base import Location
 
-_OPEN_PACKS: t.Final = 64
+_OPEN_PACKS: t.Final = 512
+"""Kept open: each is a key and the table of its frames. A backup at the end of a long chain has hundreds."""
 
 
 class PackShelf:

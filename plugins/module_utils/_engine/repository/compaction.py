@@ -31,6 +31,8 @@ OVERHEAD_BYTES: t.Final = 32 << 20
 """What is borne in any case: below that nobody would notice, however small the cluster."""
 BUDGET_SHARE: t.Final = 0.05
 """What one backup stores again at most, as a share of what a full one would store."""
+BUDGET_BYTES: t.Final = 16 << 20
+"""What it may store again in any case: a pack of a small cluster is a large part of it, and is of no use by halves."""
 ROOM_SHARE: t.Final = 0.25
 """Of what is free: a backup must not run out of room for the sake of tidiness."""
 PACK_COST_BYTES: t.Final = 1 << 20
@@ -82,7 +84,7 @@ def plan_compaction(packs: Iterable[PackUse], *, room: int | None = None) -> Com
     live = sum(pack.live for pack in packs)
     overhead = before = sum(pack.overhead for pack in packs)
     borne = max(OVERHEAD_BYTES, int(live * OVERHEAD_SHARE))
-    budget = int(live * BUDGET_SHARE)
+    budget = max(BUDGET_BYTES, int(live * BUDGET_SHARE))
     if room is not None:
         budget = max(0, min(budget, int(room * ROOM_SHARE)))
     allowances: dict[int, int] = {}

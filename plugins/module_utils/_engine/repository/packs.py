@@ -196,8 +196,8 @@ HEAD_BYTES: t.Final = 64 << 10
 """What is read at the beginning of an object: its header, and all of a small object."""
 _TAIL_BYTES: t.Final = 32 << 10
 """What is read at its end: trailer and table of about a thousand frames."""
-_WHOLE_BYTES: t.Final = 256 << 10
-"""An object that is known to be no larger is read with one request."""
+_WHOLE_BYTES: t.Final = 1 << 20
+"""An object that is known to be no larger is read with one request: small incrementals leave many of them."""
 JOINED_BYTES: t.Final = 8 << 20
 """Neighbouring frames are read together, up to so many bytes: a request to a store costs money and a round trip."""
 _GAP_BYTES: t.Final = 256 << 10
@@ -222,15 +222,20 @@ class ObjectSource:
     def read(self, offset: int, length: int) -> bytes:
         """Raises DamageError when the object has not the length it must have."""
         end = offset + length
-        if self._head is None and end <= max(HEAD_BYTES, self._whole):
-            self._head = self._read_head()
-        if self._head is not None and (end <= len(self._head) or self._size == len(self._head)):
-            return self._head[offset:end]
-        if self._tail is None and self._size is not None and offset >= self._size - _TAIL_BYTES:
-            self._tail = self._read_tail(max(0, self._size - _TAIL_BYTES), self._size)
-        if self._tail is not None and offset >= self._tail[0]:
-            return self._tail[1][offset - self._tail[0] : end - self._tail[0]]
+        head, tail = self._head, self._tail
+        if head is None and end <= max(HEAD_BYTES, self._whole):
+            head = self._head = self._read_head()
+        if head is not None and (end <= len(head) or self._size == len(head)):
+            return head[offset:end]
+        if tail is None and self._size is not None and offset >= self._size - _TAIL_BYTES:
+            tail = self._tail = self._read_tail(max(0, self._size - _TAIL_BYTES), self._size)
+        if tail is not None and offset >= tail[0]:
+            return tail[1][offset - tail[0] : end - tail[0]]
         return self._location.read(self._key, offset, length)
+
+    def forget(self) -> None:
+        """Keep nothing of what was read: it takes more memory than it is worth, where many objects stay open."""
+        self._head = self._tail = None
 
     @property
     def _whole(self) -> int:
@@ -373,6 +378,8 @@ class FrameReader:
                 yield from ((number, error) for number in numbers[at:])
                 return
             at += len(joined.numbers)
+            if at == len(numbers):
+                joined.opened.source.forget()
             if ahead is not None:
                 coming = self._coming(numbers[at:], ahead)
             yield from self._open_joined(joined)
