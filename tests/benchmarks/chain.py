@@ -54,9 +54,7 @@ class Chain:
     def backup(self, kind: str) -> tuple[Run, dict[str, Any]]:
         """One backup, and what it says."""
         archive_with(self._cluster, self._ours.archive_command)
-        words = self._ours.backup(kind)
-        words[words.index("--quiet") : words.index("--quiet") + 1] = ["--quiet", "--json"]
-        run = self._stopwatch.run(words)
+        run = self._stopwatch.run([*self._ours.backup(kind), "--json"])
         return run, json.loads(self._stopwatch.output())
 
     def step(self, number: int) -> dict[str, Any]:
