@@ -69,22 +69,25 @@ class Compactor:
         """Which extents are to be stored again; None for none of them."""
         import numpy as np
 
-        chosen: npt.NDArray[np.bool_] | None = None
-        for field in xt.pack_fields(extents):
-            left = self._left.get(field)
-            if left is None:
-                continue
-            mine = extents["pack"] == field
-            lengths = np.where(mine, extents["length"].astype(np.int64), 0)
-            before = np.cumsum(lengths) - lengths
-            taken = mine & (before < left)
-            used = int(lengths[taken].sum())
+        fields = [field for field in xt.pack_fields(extents) if field in self._left]
+        if not fields:
+            return None
+        # All packs at once: at the end of a long chain a file may lie in hundreds of them.
+        rows = np.flatnonzero(np.isin(extents["pack"], np.array(fields, extents["pack"].dtype)))
+        rows = rows[np.argsort(extents["pack"][rows], kind="stable")]
+        lengths = extents["length"][rows].astype(np.int64)
+        starts = np.searchsorted(extents["pack"][rows].astype(np.int64), fields)
+        counts = np.diff([*starts, len(rows)])
+        before = np.cumsum(lengths) - lengths
+        before -= np.repeat(before[starts], counts)
+        taken = before < np.repeat([self._left[field] for field in fields], counts)
+        for field, used in zip(fields, np.add.reduceat(lengths * taken, starts).tolist(), strict=True):
             self.bytes += used
-            if used >= left:
+            self._left[field] -= used
+            if self._left[field] <= 0:
                 del self._left[field]
-            else:
-                self._left[field] = left - used
-            chosen = taken if chosen is None else chosen | taken
+        chosen = np.zeros(len(extents), np.bool_)
+        chosen[rows[taken]] = True
         return chosen
 
 

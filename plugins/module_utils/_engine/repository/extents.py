@@ -201,7 +201,7 @@ def live_bytes(extents: Extents) -> dict[int, int]:
                 few[pack] = few.get(pack, 0) + length
         return few
     stored = extents[extents["pack"] != ZEROS]
-    packs, positions = np.unique(stored["pack"], return_inverse=True)
+    packs, positions = np.unique(stored["pack"].astype(np.uint32), return_inverse=True)
     sums = np.bincount(positions, weights=stored["length"], minlength=len(packs))
     return {int(number): int(total) for number, total in zip(packs, sums, strict=True)}
 
@@ -213,13 +213,22 @@ def pack_fields(extents: Extents) -> list[int]:
     else:
         import numpy as np
 
-        fields = np.unique(extents["pack"]).tolist()
+        fields = np.unique(extents["pack"].astype(np.uint32)).tolist()
     return [field for field in fields if field != ZEROS]
 
 
 def renumber(extents: Extents, mapping: t.Mapping[int, int]) -> Extents:
     """The same with other pack fields; zeros stay. Raises KeyError for a field that is not mapped."""
     result = extents.copy()
-    for field in pack_fields(extents):
-        result["pack"][extents["pack"] == field] = mapping[field]
+    if len(extents) <= _FEW:
+        for field in pack_fields(extents):
+            result["pack"][extents["pack"] == field] = mapping[field]
+        return result
+
+    import numpy as np
+
+    # All fields at once: at the end of a long chain a file may lie in hundreds of packs.
+    fields, positions = np.unique(extents["pack"].astype(np.uint32), return_inverse=True)
+    numbers = [field if field == ZEROS else mapping[field] for field in fields.tolist()]
+    result["pack"] = np.array(numbers, np.uint32)[positions]
     return result
