@@ -125,12 +125,18 @@ def test_a_long_chain(chain: Chain, workspace: Workspace) -> None:
     assert overhead(header) < max(32 << 20, 2 * OVERHEAD_SHARE * needed(header))
     assert without > 1.3 * overhead(header)
 
+    assert "\ncompaction    " in lab.run("info", done_by(made)["backup_id"], check=True).stdout
     golden = golden_dump(lab.cluster)
     lab.archive_everything()
     the_rest_goes(chain, made)
     lab.restore("restored", "--backup", last["backup_id"], "--immediate")
     prove_restore(workspace, lab.place("restored"), golden=golden)
     exact(lab, chain.step())
+
+
+def done_by(made: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last backup that compacted something."""
+    return next(each for each in reversed(made) if each["compaction"])
 
 
 def the_rest_goes(chain: Chain, made: list[dict[str, Any]]) -> None:
