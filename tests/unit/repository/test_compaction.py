@@ -36,10 +36,11 @@ def packs(draw: st.DrawFn) -> list[PackUse]:
 @given(packs(), st.none() | st.integers(0, 1 << 32))
 def test_every_plan(found: list[PackUse], room: int | None) -> None:
     plan = plan_compaction(found, room=room)
-    by_field = {pack.field: pack for pack in found}
+    by_field = {pack.field: pack for pack in found if pack.live}
     live = sum(pack.live for pack in found)
     assert plan.live == live
-    assert plan.overhead == sum(pack.plain - pack.live + PACK_COST_BYTES for pack in found)
+    # Packs that are dead altogether go by themselves.
+    assert plan.overhead == sum(pack.plain - pack.live + PACK_COST_BYTES for pack in by_field.values())
     # The budget holds, and no more is taken of a pack than lives in it.
     assert plan.bytes <= max(BUDGET_BYTES, live * BUDGET_SHARE)
     assert room is None or plan.bytes <= room * ROOM_SHARE
@@ -53,6 +54,11 @@ def test_every_plan(found: list[PackUse], room: int | None) -> None:
     partly = [field for field, taken in plan.allowances.items() if taken < by_field[field].live]
     assert len(partly) <= 1
     assert plan == plan_compaction(reversed(found), room=room)
+
+
+def test_dead_packs_are_no_reason_to_touch_others() -> None:
+    dead = [PackUse(number, 64 * MIB, 0) for number in range(10)]
+    assert plan_compaction([*dead, PackUse(10, 64 * MIB, 64 * MIB)]).allowances == {}
 
 
 @untimed

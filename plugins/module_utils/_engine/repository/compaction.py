@@ -80,7 +80,8 @@ def plan_compaction(packs: Iterable[PackUse], *, room: int | None = None) -> Com
     ``room``: bytes that are free in the location with the least room; None where nobody knows. The last pack may
     be taken in part: the next backup goes on with it, which by then has more dead bytes than before.
     """
-    packs = list(packs)
+    # Nothing has to be done about packs that are dead altogether.
+    packs = [pack for pack in packs if pack.live > 0]
     live = sum(pack.live for pack in packs)
     overhead = before = sum(pack.overhead for pack in packs)
     borne = max(OVERHEAD_BYTES, int(live * OVERHEAD_SHARE))
@@ -88,7 +89,7 @@ def plan_compaction(packs: Iterable[PackUse], *, room: int | None = None) -> Com
     if room is not None:
         budget = max(0, min(budget, int(room * ROOM_SHARE)))
     allowances: dict[int, int] = {}
-    for pack in sorted((pack for pack in packs if pack.live > 0), key=_worst_first):
+    for pack in sorted(packs, key=_worst_first):
         if overhead <= borne or budget <= 0:
             break
         taken = allowances[pack.field] = min(pack.live, budget)
