@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import random
+import shlex
 import signal
 import statistics
 import sys
@@ -22,25 +23,58 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.lab import Cluster, Installation, Lab, Workspace, distribution, installation
+from tests.lab import Cluster, Installation, Lab, Runtime, Workspace, distribution, installation
 from tests.lab.cleanup import remove_tree
 
-from .contenders import SOURCE, Cryobackup
 from .database import PAGE, TABLES, archive_with, build, database_bytes
 from .fragments import reads_of, shape_of
-from .heart import command_of, say
 from .machine import describe
-from .measure import Run, RunFailed, Stopwatch, set_page_cache
-from .stores import Stores
+from .measure import Run, RunFailed, Stopwatch, set_page_cache, tree_bytes
+from .session import say
 
 HOT_RUNS = 3
 """Runs of neighbouring pages that each step changes, besides scattered ones."""
 
 
+SOURCE = "main"
+
+
+class Program:
+    """The program, with a repository in a directory."""
+
+    def __init__(self, workspace: Workspace, cluster: Cluster, program: Path, workers: int) -> None:
+        home = workspace.directory("cryobackup")
+        self.repository = home / "repository"
+        self.config = home / "config.yml"
+        self.version = workspace.run([program, "--version"]).stdout.strip().removeprefix("cryobackup ")
+        connection = {"data_directory": str(cluster.data_dir), "connection": cluster.conninfo}
+        settings = {
+            "repository": {
+                "locations": {"only": {"type": "posix", "path": str(self.repository)}},
+                "keys": str(home / "keys"),
+            },
+            "clusters": {SOURCE: {**connection, "workers": workers}},
+            "state_directory": str(home / "state"),
+        }
+        self.config.write_text(json.dumps(settings))
+        workspace.account.own(self.config)
+        self._command = [str(program), "--config", str(self.config)]
+        self._workers = ["--workers", str(workers)]
+        self.archive_command = f"{shlex.join(self._command)} wal-push %p"
+        workspace.run([*self._command, "init"])
+
+    def backup(self, kind: str) -> list[str]:
+        return [*self._command, "--quiet", "--json", "backup", SOURCE, "--type", kind]
+
+    def restore(self, target: Path, backup_id: str) -> list[str]:
+        what = ["--target", str(target), "--backup", backup_id, "--immediate"]
+        return [*self._command, "--quiet", "restore", SOURCE, *what, *self._workers]
+
+
 class Chain:
     """One cluster, one full backup, and what follows it."""
 
-    def __init__(self, workspace: Workspace, cluster: Cluster, ours: Cryobackup, options: argparse.Namespace) -> None:
+    def __init__(self, workspace: Workspace, cluster: Cluster, ours: Program, options: argparse.Namespace) -> None:
         self._workspace = workspace
         self._cluster = cluster
         self._ours = ours
@@ -54,7 +88,7 @@ class Chain:
     def backup(self, kind: str) -> tuple[Run, dict[str, Any]]:
         """One backup, and what it says."""
         archive_with(self._cluster, self._ours.archive_command)
-        run = self._stopwatch.run([*self._ours.backup(kind), "--json"])
+        run = self._stopwatch.run(self._ours.backup(kind))
         return run, json.loads(self._stopwatch.output())
 
     def step(self, number: int) -> dict[str, Any]:
@@ -97,7 +131,7 @@ class Chain:
         """Restore a backup some times, and once to count what is read."""
         runs = [self._restored(backup_id) for _unused in range(times)]
         with self._target() as target:
-            reads = reads_of(self._ours.restore(target, delta=False, backup=backup_id)[1:])
+            reads = reads_of(self._ours.restore(target, backup_id)[1:])
         shape = shape_of(self._ours.config, SOURCE, backup_id)
         return {
             "name": name,
@@ -113,8 +147,8 @@ class Chain:
 
     def _restored(self, backup_id: str) -> Run:
         with self._target() as target:
-            set_page_cache(self._ours.store.files, warm=True)
-            return self._stopwatch.run(self._ours.restore(target, delta=False, backup=backup_id))
+            set_page_cache([self._ours.repository], warm=True)
+            return self._stopwatch.run(self._ours.restore(target, backup_id))
 
     @contextlib.contextmanager
     def _target(self) -> Iterator[Path]:
@@ -134,8 +168,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         say(f"building a cluster of about {options.gigabytes} GB with {chosen} in {workspace.path}")
         cluster = build(workspace, chosen, options.gigabytes)
         cluster.enable_archiving("")
-        stores = stack.enter_context(Stores(workspace, "posix"))
-        ours = Cryobackup(workspace, cluster, command_of(lab), options.workers, stores.store("cryobackup"))
+        ours = Program(workspace, cluster, Runtime(lab).command(), options.workers)
         chain = Chain(workspace, cluster, ours, options)
         facts = {
             "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
@@ -154,7 +187,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     f"  {number:4}: {step['seconds']:.2f} s, {step['bytes_stored'] / 1e6:.2f} MB stored, "
                     f"{step['peak_bytes'] / 1e6:.0f} MB, {step['compaction']}"
                 )
-        last, stored_before = chain.steps[-1], ours.store.stored_bytes()
+        last, stored_before = chain.steps[-1], tree_bytes(ours.repository)
         again, full = chain.backup("full")
         restores = [
             chain.restores("last incremental", last["backup_id"], options.rounds),
