@@ -51,6 +51,19 @@ def test_delivers_what_was_archived(filled: WalLab, finished: FinishedWal, desti
     assert [file.name for file in destination.parent.iterdir()] == [destination.name]
 
 
+def test_a_broken_installation_is_not_the_end_of_the_archive(workspace: Workspace, runtime: Path) -> None:
+    """Python's own exit code for what is raised is the one that ends a recovery."""
+    package = workspace.directory("half-an-upgrade") / "cryobackup"
+    package.mkdir()
+    package.chmod(0o755)
+    (package / "__init__.py").write_text("raise ImportError('half an upgrade')")
+    broken = {"PYTHONPATH": str(package.parent)}
+    result = workspace.run([runtime, "wal-get", "000000010000000000000001", "x"], env=broken, check=False)
+    assert result.returncode == UNKNOWN, result.stderr
+    assert "half an upgrade" in result.stderr
+    assert workspace.run([runtime, "list"], env=broken, check=False).returncode == 1
+
+
 def test_says_nothing_when_all_is_well(filled: WalLab, finished: FinishedWal, destination: Path) -> None:
     """What it prints ends up in PostgreSQL's log."""
     result = filled.run("wal-get", finished.segments[0], destination, cwd=finished.data_dir)

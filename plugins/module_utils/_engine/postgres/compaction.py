@@ -53,8 +53,10 @@ class Compactor:
         if chosen is None:
             return plan
         if plan.method is Method.CONTENT or relation is None:
+            import numpy as np
+
             # What is not compared counts as changed.
-            return dataclasses.replace(plan, method=Method.CONTENT, comparable=extents[~chosen])
+            return dataclasses.replace(plan, method=Method.CONTENT, comparable=extents[np.logical_not(chosen)])
         again = blocks_of(extents[chosen], self._block_size, found.size // self._block_size)
         if plan.method is Method.PAGE_LSN:
             return dataclasses.replace(plan, again=again)
