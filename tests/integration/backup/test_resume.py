@@ -26,7 +26,7 @@ TABLE_BYTES = 36 << 20
 
 @pytest.fixture
 def backups(workspace: Workspace, runtime: Path, cluster: Cluster) -> RestoreLab:
-    backups = RestoreLab(workspace, runtime, cluster, workers=1, bandwidth_limit=40 << 20)
+    backups = RestoreLab(workspace, runtime, cluster, workers=1, bandwidth_limit=20 << 20)
     cluster.execute(
         "CREATE TABLE noise0 AS SELECT n, string_agg(sha256((n * 40 + m)::text::bytea), '') AS noise"
         f" FROM generate_series(1, {TABLE_BYTES // 1400}) n, generate_series(1, 40) m GROUP BY n"

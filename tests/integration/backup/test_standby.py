@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tests.integration.restore.lab import RestoreLab, wait_promoted
 from tests.lab import Cluster, LiveWriter, Workspace, golden_dump, prove_restore, sample_data
 
 from .test_incremental import exact
+from .test_interrupted import start, wait_for_copying
 from .test_wal_summaries import programs
 
 
@@ -156,6 +158,8 @@ def test_without_the_primary(pair: Pair) -> None:
     assert error["id"] == "wal-not-archived"
     assert "primary" in error["hint"]
 
+    # The traffic must not lead to checkpoints by itself.
+    pair.primary.configure(max_wal_size="16GB", checkpoint_timeout="1h")
     pair.lab.set(archive_timeout=60)
     stop = threading.Event()
 
@@ -181,12 +185,13 @@ def test_without_the_primary(pair: Pair) -> None:
 
 def test_promoted_meanwhile(pair: Pair) -> None:
     """PostgreSQL's own rule: such a backup is void. The next one is one of a primary."""
-    pair.lab.set(bandwidth_limit="8MB/s")
-    promotion = threading.Timer(2.0, pair.promote)
-    promotion.start()
-    error = pair.lab.refused()
-    promotion.join()
-    assert error["id"] == "cluster-promoted", error
+    pair.lab.set(bandwidth_limit="3MB/s")
+    process = start(pair.lab)
+    wait_for_copying(pair.lab, process)
+    pair.promote()
+    output, errors = process.communicate()
+    assert (process.returncode, json.loads(output)["error"]["id"]) == (1, "cluster-promoted"), errors
+    assert (pair.lab.manifests(), pair.lab.leases()) == ([], [])
     pair.lab.set(bandwidth_limit=None)
     backup = pair.lab.backup()
     assert backup["timeline"] == 2
