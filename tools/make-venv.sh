@@ -63,14 +63,18 @@ mkdir -p "$site/ansible_collections/cryoprotect"
 ln -sfn ../../../../../.. "$site/ansible_collections/cryoprotect/backup"
 
 # No entry point of a packaging library: those import the library before the command, and starting
-# up has a budget. The interpreter is found beside the script, so that the checkout may be seen at
-# another path (see tools/reachable.sh). -P and -s: neither the directory of the script nor the
-# user's own packages can put a module in front of ours. Whatever is broken, a recovery must not take it
-# for the end of the archive, which is what Python's own exit code of 1 would mean to it.
+# up has a budget, which is also why the shell starts no other program unless it has to. The
+# interpreter is found beside the script, so that the checkout may be seen at another path (see
+# tools/reachable.sh). -P and -s: neither the directory of the script nor the user's own packages can
+# put a module in front of ours. Whatever is broken, a recovery must not take it for the end of the
+# archive, which is what Python's own exit code of 1 would mean to it.
 cat >.venv/bin/cryobackup <<'SCRIPT'
 #!/bin/sh
-'''exec' "$(dirname -- "$(readlink -f -- "$0")")/python3" -sP "$0" "$@"
-' '''
+'''':
+self=$0
+[ ! -L "$0" ] || self=$(readlink -f -- "$0")
+exec "${self%/*}/python3" -sP "$0" "$@"
+'''
 import sys
 
 try:
