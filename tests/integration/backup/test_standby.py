@@ -78,7 +78,7 @@ def pair(request: pytest.FixtureRequest, workspace: Workspace, runtime: Path) ->
     lab = copy_of(at_primary, standby)
     standby.configure(archive_command=lab.archive_command)
     standby.start()
-    lab.set(data_directory=str(standby.data_dir), connection=standby.conninfo, primary=primary.conninfo)
+    lab.set(data_directory=str(standby.data_dir), connection=standby.conninfo)
     yield Pair(at_primary, lab)
     standby.stop()
 
@@ -151,7 +151,7 @@ def test_exact_where_nothing_happens(pair: Pair) -> None:
 
 def test_without_the_primary(pair: Pair) -> None:
     """It waits for WAL that nobody finishes, and says so; an incremental is based on what ended early enough."""
-    pair.lab.set(primary=None, archive_timeout=2)
+    pair.lab.set(primary="host=/nowhere user=postgres dbname=postgres", archive_timeout=2)
     pair.primary.execute("CREATE TABLE more AS SELECT n FROM generate_series(1, 1000) n")
     pair.settle()
     error = pair.lab.refused(leases=0)
@@ -251,10 +251,12 @@ def test_a_primary_that_is_another_cluster(pair: Pair, workspace: Workspace) -> 
     pair.settle()
     code, result, errors = pair.lab.try_backup()
     assert (code, result["error"]["id"]) == (1, "wal-not-archived")
-    assert "another cluster" in errors
+    assert "another cluster" in errors, errors
     checked = pair.lab.run("--json", "check")
     assert checked.returncode == 1
     assert "is of another cluster" in checked.stdout
+    pair.lab.set(primary=None)
+    assert "makes checkpoints for backups" in pair.lab.run("check").stdout
     pair.lab.set(primary=pair.primary.conninfo)
     assert "makes checkpoints for backups" in pair.lab.run("check").stdout
     assert "summarize_wal is off" not in pair.lab.run("check").stdout

@@ -265,7 +265,7 @@ class _Run:
             raise explain_refusal(self._connection, error) from error
         require_same(stopped, self._cluster.data_directory, standby=facts.standby)
         if facts.standby:
-            finish_segment(self._cluster, stopped.stop_lsn, self._reporter)
+            finish_segment(self._connection, self._cluster, stopped.stop_lsn, self._reporter)
         return stopped
 
     def _copy_all(self, walk: Walk, copier: Copier, parent: Parent | None) -> None:
@@ -317,8 +317,10 @@ class _Run:
 
     def _explain_archiver(self, facts: Facts, lost: Iterable[str]) -> str:
         if facts.standby and facts.settings.get("archive_mode") != "always":
-            finish = "" if self._cluster.primary else " Set `primary` for this cluster: it finishes its segment then."
-            return f"The primary archives the WAL of a backup from a standby: look there.{finish}"
+            return (
+                "The primary archives the WAL of a backup from a standby, when its segment is full or `primary` of the "
+                "configuration, or the server that it streams from, could be asked to finish it: look there."
+            )
         rows = self._connection.query(
             "SELECT failed_count, last_failed_wal, last_failed_time::text, last_archived_wal FROM pg_stat_archiver"
         )

@@ -277,13 +277,14 @@ class _ClusterCheck:
         if not is_standby(connection):
             return
         title = self._title("primary")
-        if self._cluster.primary is None:
-            self._findings.warn(
-                title,
-                "not configured: a backup from this standby waits until the primary finishes a WAL segment by itself",
-                hint=f"Set clusters.{self._cluster.name}.primary, or archive_timeout on the primary.",
-            )
-        elif lacks := check_primary(connection, self._cluster):
+        try:
+            lacks = check_primary(connection, self._cluster)
+        except ClusterError as error:
+            if self._cluster.primary is not None:
+                raise
+            self._findings.warn(title, f"backups wait until it finishes a segment: {error.message}", hint=error.hint)
+            return
+        if lacks:
             self._findings.warn(title, "it finishes no segment, or makes no checkpoint, for a backup", hint=lacks)
         else:
             self._findings.passed(title, "it finishes segments and makes checkpoints for backups from this standby")

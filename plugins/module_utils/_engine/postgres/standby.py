@@ -5,8 +5,9 @@
 
 PostgreSQL lets a standby be backed up as it is: the backup starts at the last restartpoint and is consistent where
 ``pg_control`` says that it must be recovered to (``do_pg_backup_start`` and ``do_pg_backup_stop`` in ``xlog.c``). A
-standby can make no checkpoint and finish no WAL segment of its own, though. Where the configuration names the
-primary, it is asked to; where not, the backup starts further back, and waits for the primary's next segment.
+standby can make no checkpoint and finish no WAL segment of its own, though: the primary is asked to, the one that the
+configuration names, or else the server that the standby streams from. Where that does not work, the backup starts
+further back, and waits for the primary's next segment.
 """
 
 from __future__ import annotations
@@ -48,28 +49,23 @@ def advance(connection: Connection, cluster: ClusterConfig, reporter: Reporter) 
 
     What is refused or does not arrive costs WAL, and is told of; the backup goes on.
     """
-    if cluster.primary is None:
-        reporter.note("a standby whose primary is not configured: the backup starts at its last restartpoint")
-    else:
-        try:
-            with _connect_primary(cluster) as primary:
-                if not _may_checkpoint(primary):
-                    reporter.note(f"the role of `primary` may not use CHECKPOINT: {_grant(primary)}")
-                else:
-                    primary.query("CHECKPOINT")
-                    _await_replay(connection, parse_lsn(primary.value("SELECT pg_current_wal_lsn()::text")), reporter)
-        except CryoError as error:
-            reporter.warn(f"no checkpoint on the primary: {error.message}")
+    try:
+        with _connect_primary(connection, cluster) as primary:
+            if not _may_checkpoint(primary):
+                reporter.note(f"the role may not use CHECKPOINT on the primary: {_grant(primary)}")
+            else:
+                primary.query("CHECKPOINT")
+                _await_replay(connection, parse_lsn(primary.value("SELECT pg_current_wal_lsn()::text")), reporter)
+    except CryoError as error:
+        reporter.warn(f"no checkpoint on the primary: {error.message}")
     if _may_checkpoint(connection):
         connection.query("CHECKPOINT")
 
 
-def finish_segment(cluster: ClusterConfig, stop_lsn: int, reporter: Reporter) -> None:
+def finish_segment(connection: Connection, cluster: ClusterConfig, stop_lsn: int, reporter: Reporter) -> None:
     """Have the primary finish the WAL segment that the backup ends in. Without that, it is waited for as it is."""
-    if cluster.primary is None:
-        return
     try:
-        with _connect_primary(cluster) as primary:
+        with _connect_primary(connection, cluster) as primary:
             # Nothing new may have been written since, and then PostgreSQL would not switch (``RequestXLogSwitch``).
             primary.query("SELECT pg_logical_emit_message(false, 'cryobackup', 'the end of a backup')")
             end = parse_lsn(primary.value("SELECT pg_switch_wal()::text"))
@@ -84,7 +80,7 @@ def check_primary(connection: Connection, cluster: ClusterConfig) -> str | None:
 
     Raises ClusterError when it cannot be reached, or is not the primary of this standby.
     """
-    with _connect_primary(cluster) as primary:
+    with _connect_primary(connection, cluster) as primary:
         if not primary.value("SELECT has_function_privilege('pg_switch_wal()', 'EXECUTE')"):
             user = primary.value("SELECT quote_ident(current_user)")
             return f"GRANT EXECUTE ON FUNCTION pg_catalog.pg_switch_wal() TO {user};"
@@ -124,9 +120,10 @@ def explain_refusal(connection: Connection, error: ClusterError) -> ClusterError
     )
 
 
-def _connect_primary(cluster: ClusterConfig) -> Connection:
+def _connect_primary(standby: Connection, cluster: ClusterConfig) -> Connection:
     """Raises ClusterError: ``cluster-unreachable``, ``cluster-mismatch``."""
-    primary = Connection(cluster.primary or "", application_name=f"cryobackup backup {cluster.name}")
+    conninfo = cluster.primary or _upstream(standby, cluster)
+    primary = Connection(conninfo, application_name=f"cryobackup backup {cluster.name}")
     try:
         control = read_control(cluster.data_directory / CONTROL_FILE)
         identifier = int(primary.value("SELECT system_identifier FROM pg_control_system()"))
@@ -137,15 +134,29 @@ def _connect_primary(cluster: ClusterConfig) -> Connection:
             problem = "is a standby itself"
         if problem:
             raise ClusterError(
-                f"the server that `primary` names {problem}",
-                hint="It must name the primary of this standby. It may name several hosts, with "
-                "target_session_attrs=read-write.",
+                f"the server at {conninfo} {problem}",
+                hint="`primary` of the cluster's configuration must name the primary of this standby. It may name several "
+                "hosts, with target_session_attrs=read-write.",
                 id="cluster-mismatch",
             )
     except BaseException:
         primary.close()
         raise
     return primary
+
+
+def _upstream(standby: Connection, cluster: ClusterConfig) -> str:
+    """How to connect to the server that the standby streams from, as the same user. Raises ClusterError."""
+    from psycopg2.extensions import make_dsn
+
+    rows = standby.query("SELECT sender_host, sender_port FROM pg_stat_wal_receiver WHERE sender_host IS NOT NULL")
+    if not rows:
+        raise ClusterError(
+            "the primary is not known: `primary` is not set, and the standby streams from no server that we may see",
+            hint=f"Set clusters.{cluster.name}.primary.",
+        )
+    host, port = rows[0]
+    return make_dsn(cluster.connection, host=str(host), port=str(port))
 
 
 def _may_checkpoint(connection: Connection) -> bool:
