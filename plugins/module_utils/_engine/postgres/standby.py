@@ -135,8 +135,8 @@ def _connect_primary(standby: Connection, cluster: ClusterConfig) -> Connection:
         if problem:
             raise ClusterError(
                 f"the server at {conninfo} {problem}",
-                hint="`primary` of the cluster's configuration must name the primary of this standby. It may name several "
-                "hosts, with target_session_attrs=read-write.",
+                hint="`primary` of the cluster's configuration must name the primary of this standby. It may name "
+                "several hosts, with target_session_attrs=read-write.",
                 id="cluster-mismatch",
             )
     except BaseException:
