@@ -128,7 +128,9 @@ def test_truncated_across_segments_and_grown_again(workspace: Workspace, runtime
     by_summary(backups)
     cluster.execute("INSERT INTO wide SELECT n, repeat('y', 5000) FROM generate_series(1, 300) n")
     made = by_summary(backups)
-    assert made["pages_stored"] < 1000
+    # The packs of what is gone are mostly dead by now: a part of what is needed of them is stored again.
+    again = made["compaction"]["bytes"] // 8192
+    assert made["pages_stored"] - again < 1000
 
 
 def test_under_load_and_restored(workspace: Workspace, backups: BackupLab, summarizing: Installation) -> None:
