@@ -22,6 +22,7 @@ import typing as t
 from ..errors import DamageError
 from ..repository import extents as xt
 from .restore_delta import differing
+from .restore_direct import DirectWriter, worth_it
 from .restore_fetch import PackShelf, cut
 from .restore_sync import begin_writing
 from .restore_tree import Handles, Tree, errors, write_at
@@ -90,6 +91,8 @@ class _Job(t.NamedTuple):
     path: bytes
     extents: xt.Extents
     compare: bool
+    direct: bool
+    """Past the page cache, all of it: see ``restore_direct``."""
 
 
 class ContentWriter:
@@ -118,6 +121,7 @@ class ContentWriter:
         self._extents = 0
         self._stop = threading.Event()
         self._local = threading.local()
+        self._direct = DirectWriter()
         self._handles: list[Handles] = []
         self._lock = threading.Lock()
         self.counters = Counters()
@@ -148,7 +152,8 @@ class ContentWriter:
 
     def add(self, path: bytes, extents: xt.Extents, *, compare: bool) -> None:
         """A file to be filled. ``compare``: it has a content already, of which only what differs is replaced."""
-        self._batch.append(_Job(path, extents, compare))
+        direct = self._durable and not compare and worth_it(extents)
+        self._batch.append(_Job(path, extents, compare, direct))
         self._extents += len(extents)
         if self._extents >= BATCH_EXTENTS or len(self._batch) >= BATCH_FILES:
             self.flush()
@@ -243,7 +248,7 @@ class ContentWriter:
         name = self._packs.name(int(rows["extent"]["pack"][0]))
         for number, extent in zip(rows["file"].tolist(), rows["extent"].tolist(), strict=True):
             offset, length, _pack, _frame, within, digest = extent
-            path, _unused, there = jobs[number]
+            path, _unused, there, direct = jobs[number]
             try:
                 part = cut(frame, within, length, digest, self._digest_key, name)
             except DamageError as error:
@@ -252,7 +257,9 @@ class ContentWriter:
             descriptor = handles.file(path)
             with errors(self._tree.real(path)):
                 # What has no digest could not be compared without its frame.
-                if not (there and digest == xt.UNKNOWN_DIGEST and os.pread(descriptor, length, offset) == part):
+                if direct and self._direct.write(descriptor, part, offset):
+                    done.counters.written += length
+                elif not (there and digest == xt.UNKNOWN_DIGEST and os.pread(descriptor, length, offset) == part):
                     write_at(descriptor, part, offset)
                     done.counters.written += length
                     if self._durable:
