@@ -45,8 +45,8 @@ class DirectWriter:
 
     def __init__(self) -> None:
         self._local = threading.local()
-        self._refused = False
-        """Whether the file system does not do it."""
+        self._refusing = set[int]()
+        """The devices of file systems that do not do it: a tablespace may lie on one, and the rest go on."""
 
     def write(self, descriptor: int, data: memoryview | bytes, offset: int) -> bool:
         """Write all of ``data``, at ``offset``, both aligned. False, and nothing is written, where that cannot be.
@@ -55,7 +55,8 @@ class DirectWriter:
         """
         import fcntl
 
-        if self._refused:
+        device = os.fstat(descriptor).st_dev
+        if device in self._refusing:
             return False
         buffer = self._buffer(len(data))
         buffer[: len(data)] = data
@@ -69,7 +70,7 @@ class DirectWriter:
         except OSError as error:
             if done or error.errno not in _REFUSALS:
                 raise
-            self._refused = True
+            self._refusing.add(device)
             with contextlib.suppress(OSError):
                 fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
             return False
