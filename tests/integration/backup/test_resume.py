@@ -45,10 +45,15 @@ def drafts(backups: RestoreLab) -> list[Path]:
     return sorted((backups.directory / "state/interrupted/main").glob("*"))
 
 
-def kill_half_way(backups: RestoreLab) -> str:
-    """Start a full backup and kill it once it has noted that a table is done; returns its id."""
+def kill_half_way(backups: RestoreLab, *meanwhile: str) -> str:
+    """Start a full backup, do something right after its start, and kill it once a table is noted; returns its id."""
     earlier = set(drafts(backups))
     process = start(backups)
+    while not set(drafts(backups)) - earlier:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    for statement in meanwhile:
+        backups.cluster.execute(statement)
     while not (new := set(drafts(backups)) - earlier) or noted_bytes(backups, new.copy().pop()) < TABLE_BYTES:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
@@ -159,10 +164,13 @@ def test_what_it_needs_is_deleted(backups: RestoreLab, loss: str) -> None:
 def test_not_what_was_undone(backups: RestoreLab) -> None:
     """A recovery to before what the interrupted backup saw: pages of a future that never came must not come back."""
     first = backups.backup()
-    backups.cluster.execute("SELECT pg_create_restore_point('before')")
-    backups.cluster.execute("CREATE TABLE early (n int)")
-    backups.cluster.execute("UPDATE noise3 SET n = n + 1000000 WHERE n % 3 = 0")
-    kill_half_way(backups)
+    # The point lies behind the start of the interrupted backup: it alone would do as a parent.
+    kill_half_way(
+        backups,
+        "SELECT pg_create_restore_point('before')",
+        "UPDATE noise0 SET n = -n WHERE n = (SELECT max(n) FROM noise0)",
+        "CHECKPOINT",
+    )
     backups.archive_everything()
     backups.cluster.stop()
     backups.restore(backups.cluster.data_dir, "--delta", "--to-name", "before", "--backup", first["backup_id"])
