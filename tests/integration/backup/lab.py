@@ -129,6 +129,7 @@ class BackupLab:
     # What is in the repository
 
     def manifests(self, location: str | None = None) -> list[str]:
+        """Their ids, oldest first."""
         return self._objects(f"manifests/{SOURCE}", location)
 
     def leases(self, location: str | None = None) -> list[str]:
@@ -136,7 +137,11 @@ class BackupLab:
 
     def _objects(self, directory: str, location: str | None) -> list[str]:
         path = self.locations[location or next(iter(self.locations))] / directory
-        return sorted(each.name for each in path.iterdir()) if path.is_dir() else []
+        if not path.is_dir():
+            return []
+        # An id counts whole seconds, and two backups of a small cluster may begin in one.
+        found = sorted((each.name[:16], each.stat().st_mtime_ns, each.name) for each in path.iterdir())
+        return [name for _second, _modified, name in found]
 
     def repository(self) -> Repository:
         return Repository.open(self.config().repository, need_identity=True)

@@ -103,7 +103,7 @@ def select(opened: Opened, which: Which, *, physical_only: bool = False) -> Sele
     lost = repository.lost
     subjects: list[Subject] = []
     others: list[Finding] = []
-    for source, backup_id in sorted(_all_keys(catalog), key=lambda key: key[1]):
+    for source, backup_id in _oldest_first(catalog):
         record = chosen.get((source, backup_id))
         name = names.manifest(source, backup_id)
         if record is None and name not in broken:
@@ -122,9 +122,12 @@ def select(opened: Opened, which: Which, *, physical_only: bool = False) -> Sele
     return Selection(subjects, catalog, others)
 
 
-def _all_keys(catalog: Catalog) -> set[tuple[str, str]]:
-    parsed = {names.parse_source_object(broken.name, "manifests") for broken in catalog.broken}
-    return {(record.source, record.id) for record in catalog.backups} | {key for key in parsed if key is not None}
+def _oldest_first(catalog: Catalog) -> list[tuple[str, str]]:
+    """The keys of all manifests. An id counts seconds: a readable manifest knows more exactly when it was begun."""
+    parsed = (names.parse_source_object(broken.name, "manifests") for broken in catalog.broken)
+    begun = {key: names.id_time(key[1]) for key in parsed if key is not None}
+    begun |= {(record.source, record.id): record.started for record in catalog.backups}
+    return sorted(begun, key=lambda key: (begun[key], key))
 
 
 def _chosen(catalog: Catalog, which: Which, *, physical_only: bool) -> dict[tuple[str, str], BackupRecord]:
