@@ -61,8 +61,8 @@ def what_stays(catalog: Catalog, plan: retention.Plan, leases: Iterable[Lease]) 
         if area == "packs":
             pack = names.parse_pack(key)
             return pack is None or key in packs or pack.backup_id in held
-        if area == "wal":
-            if len(parts) != 3 or not parts[0].isdigit() or parts[0] in held_wal:
+        if f"{area}/" in ("wal/", names.STREAMED):
+            if len(parts) < 3 or not parts[0].isdigit() or parts[0] in held_wal:
                 return True
             return plan.wal_needed(int(parts[0]), parts[2])
         if area in ("manifests", "notes"):

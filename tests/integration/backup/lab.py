@@ -140,7 +140,7 @@ class BackupLab:
         if not path.is_dir():
             return []
         # An id counts whole seconds, and two backups of a small cluster may begin in one.
-        found = sorted((each.name[:16], each.stat().st_mtime_ns, each.name) for each in path.iterdir())
+        found = sorted((each.name[:16], each.stat().st_mtime, each.name) for each in path.iterdir())
         return [name for _second, _modified, name in found]
 
     def repository(self) -> Repository:

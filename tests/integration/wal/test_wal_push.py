@@ -29,7 +29,7 @@ from .lab import FinishedWal, WalLab
 def content(archive: WalLab, system_identifier: int, name: str, location: str | None = None) -> bytes:
     """What the archive has under a name, read with the identity."""
     place = location or next(iter(archive.paths))
-    reader = WalReader(KeyRing.load(archive.keys), archive.open_location(place), system_identifier, name)
+    reader = WalReader.archived(KeyRing.load(archive.keys), archive.open_location(place), system_identifier, name)
     return b"".join(reader.chunks())
 
 

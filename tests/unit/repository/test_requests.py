@@ -207,7 +207,7 @@ def test_wal_is_one_request(store: Store) -> None:
     key = store.small.push_wal(2 * SEGMENT_SIZE)
     name = key.rpartition("/")[2]
     place, keys = store.places[0], store.repository.keys
-    assert len(b"".join(WalReader(keys, place, SYSTEM, name).chunks())) == SEGMENT_SIZE
+    assert len(b"".join(WalReader.archived(keys, place, SYSTEM, name).chunks())) == SEGMENT_SIZE
     assert place.counted() == {"get": 1}
     assert look_at_wal(keys, place, SYSTEM, name) is not None
     assert place.counted() == {"get": 1}

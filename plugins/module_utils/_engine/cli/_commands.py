@@ -136,6 +136,12 @@ def _wal_get() -> CommandModule:
     return wal_get
 
 
+def _wal_stream() -> CommandModule:
+    from . import wal_stream
+
+    return wal_stream
+
+
 def _wal_ahead() -> CommandModule:
     from . import wal_ahead
 
@@ -178,6 +184,7 @@ COMMANDS: t.Final = {
         Command("lock", "keep objects locked for as long as retention keeps them", _lock),
         Command("wal-push", "archive a WAL file (archive_command)", _wal_push),
         Command("wal-archiver", "archive WAL ahead of PostgreSQL, as a service", _wal_archiver),
+        Command("wal-stream", "store the unfinished segment every second, as a service", _wal_stream),
         Command(
             "wal-get",
             "fetch a WAL file from the archive (restore_command)",

@@ -10,12 +10,12 @@ import os
 import socket
 import socketserver
 import stat
-import threading
 import typing as t
 from pathlib import Path
 
 from . import _archiver_client as wire
 from ._frame import Outcome, Stopped
+from ._service import start_watchdog, tell_systemd
 
 if t.TYPE_CHECKING:
     import argparse
@@ -65,9 +65,9 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
         )
         server = stack.enter_context(_listening(socket_path, archiver))
         context.reporter.note(f"archiving WAL of {cluster.name}, asked at {server.server_address!s}")
-        _tell_systemd("READY=1")
-        stack.callback(_tell_systemd, "STOPPING=1")
-        threading.Thread(target=_watchdog, daemon=True).start()
+        tell_systemd("READY=1")
+        stack.callback(tell_systemd, "STOPPING=1")
+        start_watchdog()
         with contextlib.suppress(Stopped):
             server.serve_forever()
     return Outcome({"cluster": cluster.name, "stopped": True}, text="stopped")
@@ -153,20 +153,3 @@ def _listening(path: Path, archiver: Archiver) -> Iterator[_Server]:
             yield server
         finally:
             path.unlink(missing_ok=True)
-
-
-def _tell_systemd(state: str) -> None:
-    """sd_notify(3). Does nothing where nobody wants to know."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-        notify.sendall(state.encode())
-
-
-def _watchdog() -> None:
-    microseconds = os.environ.get("WATCHDOG_USEC", "")
-    while microseconds.isdecimal():
-        _tell_systemd("WATCHDOG=1")
-        threading.Event().wait(int(microseconds) / 3e6)

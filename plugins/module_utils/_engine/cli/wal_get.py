@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_as_of(parser)
     parser.add_argument(
+        "--archived-only",
+        action="store_true",
+        help="nothing of a segment that was only streamed (see `wal-stream`)",
+    )
+    parser.add_argument(
         "--no-look-ahead",
         action="store_true",
         help="do not fetch the next segments in advance (in a recovery they are, see `wal-ahead`)",
@@ -102,7 +107,9 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
         return Outcome(result, exit_code=_MISSING_EXIT)
     for name, error in found.passed_over.items():
         context.reporter.warn(f"{args.name} was taken from {found.location}, not from {name}: {reason_of(error, name)}")
-    return Outcome({**result, "location": found.location, "bytes": found.size})
+    if found.streamed_to is not None:
+        context.reporter.note(f"{args.name} was never archived as a whole: it was streamed up to {found.streamed_to}")
+    return Outcome({**result, "location": found.location, "bytes": found.size, "streamed_to": found.streamed_to})
 
 
 def system_identifier_of(args: argparse.Namespace, config: Config) -> int:
@@ -160,7 +167,12 @@ def _fetch(
     while True:
         try:
             found = fetch.fetch(
-                system_identifier, args.name, args.destination, required_suffice=args.required_suffice or _is_standby()
+                system_identifier,
+                args.name,
+                args.destination,
+                required_suffice=args.required_suffice or _is_standby(),
+                # A standby would go on writing where the streamed part ends, or be promoted there.
+                streamed=not args.archived_only and not _is_standby(),
             )
             if not isinstance(found, Absent) and args.contain_tablespaces:
                 contain(fetch.repository, system_identifier, args.name, args.destination)

@@ -107,7 +107,7 @@ class AheadFetch:
                 del self._ends[oldest]
 
     def _from(self, place: Location, name: str) -> int | None:
-        reader = WalReader(self._keys, place, self._system_identifier, name)
+        reader = WalReader.archived(self._keys, place, self._system_identifier, name)
         if reader.stored.size != self._segment_size:
             return None
         descriptor = memory_file(name)

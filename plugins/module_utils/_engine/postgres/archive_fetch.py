@@ -10,6 +10,7 @@ ones may still know that the file was never archived (``archive_absence``).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import queue
@@ -26,6 +27,8 @@ from .archive_absence import doubt
 from .archive_get import Delivered, discard, must_have_wal, put_in_place, raise_doubt, save
 from .archive_lane import missing_module
 from .archive_object import WalReader, look_at_wal
+from .lsn import format_lsn
+from .streamed import find_streamed, gets_farther, segment_content
 from .wal import WalKind, match_wal_name, parse_wal_name
 
 if t.TYPE_CHECKING:
@@ -69,12 +72,18 @@ class WalFetch:
         return Repository(self._keys, places, level=self._level)
 
     def fetch(
-        self, system_identifier: int, name: str, destination: Path, *, required_suffice: bool = False
+        self,
+        system_identifier: int,
+        name: str,
+        destination: Path,
+        *,
+        required_suffice: bool = False,
+        streamed: bool = False,
     ) -> Delivered | Absent:
         """Write an archived file to ``destination``, replacing what is there, or tell that it was never archived.
 
         ``required_suffice``: an optional location that does not answer has no more than the required ones, or nothing
-        is lost when it has.
+        is lost when it has. ``streamed``: a segment that was never archived is made of what was streamed of it.
 
         The name appears only once the whole content is authenticated. It is not synced: PostgreSQL does that
         itself with what it keeps (``KeepFileRestoredFromArchive`` in ``xlogarchive.c``).
@@ -83,6 +92,42 @@ class WalFetch:
         LocationError when it cannot be known whether it was archived, RepositoryError ``empty-archive`` when there is
         no WAL of this system identifier at all, RestoreError when ``destination`` cannot be written.
         """
+        found = self._archived(system_identifier, name, destination, required_suffice=required_suffice)
+        if isinstance(found, Delivered) or not streamed or parse_wal_name(name).kind is not WalKind.SEGMENT:
+            return found
+        with contextlib.suppress(ObjectMissing):  # gone meanwhile: the segment is there
+            made = self._streamed(system_identifier, name, destination, found)
+            if made is not None:
+                return made
+        # What was streamed is deleted once the segment is archived, which may have been just now.
+        return self._archived(system_identifier, name, destination, required_suffice=required_suffice)
+
+    def _streamed(self, system_identifier: int, name: str, destination: Path, absent: Absent) -> Delivered | None:
+        repository = self.repository
+        repository.locations = [place for place in repository.locations if place.name not in absent.passed_over]
+        streamed = find_streamed(repository.locations, system_identifier, name)
+        if streamed is None:
+            return None
+        temporary = destination.with_name(f"{destination.name}.{os.getpid()}.tmp")
+        try:
+            save(segment_content(repository, streamed), temporary)
+            size = temporary.stat().st_size
+            if self._knows(repository, system_identifier, name):
+                return None
+            if not gets_farther(temporary, destination.with_name(name)):
+                return None
+            put_in_place(temporary, destination)
+        finally:
+            discard(temporary)
+        return Delivered("stream", size, absent.passed_over, format_lsn(streamed.end_lsn(size)))
+
+    def _knows(self, repository: Repository, system_identifier: int, name: str) -> bool:
+        """Whether the segment was archived meanwhile: some of what was streamed may have been deleted before."""
+        return any(place.stat(names.wal(system_identifier, name)) is not None for place in repository.locations)
+
+    def _archived(
+        self, system_identifier: int, name: str, destination: Path, *, required_suffice: bool
+    ) -> Delivered | Absent:
         search = _Search(self._keys, system_identifier, name, destination, self._outages)
         try:
             return self._search(search, required_suffice=required_suffice)
@@ -247,8 +292,8 @@ class _Question:
 
     def _fetch(self) -> int | None:
         try:
-            reader = WalReader(self._keys, self.place, self._search.system_identifier, self._search.name)
-            save(reader, self.temporary)
+            reader = WalReader.archived(self._keys, self.place, self._search.system_identifier, self._search.name)
+            save(reader.chunks(), self.temporary)
         except ObjectMissing:
             return None
         return reader.stored.size

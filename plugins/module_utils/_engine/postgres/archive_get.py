@@ -20,7 +20,7 @@ from ..repository import names
 from .archive_object import WalReader
 
 if t.TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from ..repository.repository import Repository
@@ -34,6 +34,8 @@ class Delivered:
     """Bytes of the file."""
     passed_over: dict[str, CryoError]
     """Locations asked before, which are damaged or do not answer."""
+    streamed_to: str | None = None
+    """The LSN up to which the segment was streamed, where it was never archived as a whole."""
 
 
 def deliver(repository: Repository, system_identifier: int, name: str, destination: Path) -> Delivered | None:
@@ -50,7 +52,7 @@ def deliver(repository: Repository, system_identifier: int, name: str, destinati
     errors: dict[str, CryoError] = dict(repository.lost)
     for location in repository.locations:
         try:
-            reader = WalReader(repository.keys, location, system_identifier, name)
+            reader = WalReader.archived(repository.keys, location, system_identifier, name)
             _write(reader, destination)
         except ObjectMissing:
             try:
@@ -110,21 +112,21 @@ def must_have_wal(locations: Sequence[Location], system_identifier: int) -> None
 def _write(reader: WalReader, destination: Path) -> None:
     temporary = destination.with_name(f"{destination.name}.{os.getpid()}.tmp")
     try:
-        save(reader, temporary)
+        save(reader.chunks(), temporary)
         put_in_place(temporary, destination)
     except BaseException:
         discard(temporary)
         raise
 
 
-def save(reader: WalReader, temporary: Path) -> None:
+def save(chunks: Iterable[bytes], temporary: Path) -> None:
     """Write the file's content, which is authentic throughout on return. Raises RestoreError, and what reading does."""
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise _not_written(temporary, error) from error
     try:
-        for chunk in reader.chunks():
+        for chunk in chunks:
             try:
                 write_all(descriptor, chunk)
             except OSError as error:

@@ -258,7 +258,7 @@ def read_history(repository: Repository, system_identifier: int, timeline: int) 
     name = history_name(timeline)
 
     def read(location: Location) -> bytes:
-        return b"".join(WalReader(repository.keys, location, system_identifier, name).chunks())
+        return b"".join(WalReader.archived(repository.keys, location, system_identifier, name).chunks())
 
     content = first_good(repository.locations, name, read, repository.breaker)
     return parse_history(content.decode("utf-8", "surrogateescape"), timeline)

@@ -62,13 +62,17 @@ def _stored(decoder: container.ObjectDecoder, stored_bytes: int) -> StoredWal:
 
 
 class WalReader:
-    """The content of one archived file in one location. Needs the identity for ``chunks``.
+    """The content of one object with WAL in one location. Needs the identity for ``chunks``.
 
     Construction reads and authenticates the header. Raises ObjectMissing, DamageError, LocationError.
     """
 
-    def __init__(self, keys: KeyRing, location: Location, system_identifier: int, name: str) -> None:
-        key = names.wal(system_identifier, name)
+    @classmethod
+    def archived(cls, keys: KeyRing, location: Location, system_identifier: int, name: str) -> t.Self:
+        """That of an archived file."""
+        return cls(keys, location, names.wal(system_identifier, name))
+
+    def __init__(self, keys: KeyRing, location: Location, key: str) -> None:
         self._keys = keys
         data = location.read(key, 0, _READ_AT_ONCE_BYTES + 1)
         whole = len(data) <= _READ_AT_ONCE_BYTES

@@ -378,7 +378,7 @@ class _ClusterCheck:
                     hint="Something else archives under this system identifier. See archive_command of all copies.",
                 )
             if repository.keys.has_identity:
-                for _unused in WalReader(repository.keys, place, system_identifier, segment).chunks():
+                for _unused in WalReader.archived(repository.keys, place, system_identifier, segment).chunks():
                     pass
         return [
             "equal to the one in pg_wal" if expected is not None else "pg_wal does not have it any more",

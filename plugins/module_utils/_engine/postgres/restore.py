@@ -33,6 +33,7 @@ from .restore_prepare import Prepared, prepare
 from .restore_request import OFF, PRESERVED, RestoreRequest, RestoreResult
 from .restore_search import Found
 from .restore_steps import next_steps, start
+from .streamed import Tails
 from .target import Protected
 
 if t.TYPE_CHECKING:
@@ -185,10 +186,11 @@ def _plan(repository: Repository, source: str, request: RestoreRequest, now: dt.
     backups = _of_one_cluster(catalog, named, told)
     index = WalIndex.load(repository, int(postgres(backups[-1]).system_identifier))
     branches = load_branches(repository, index, backups)
-    found = _locate(repository, index, branches, backups, request, named, told)
+    tails = Tails(repository, index.system_identifier)
+    found = _locate(repository, index, tails, branches, backups, request, named, told)
     wish = Wish(request.goal, request.timeline, found.lsn if found else None)
     choice = choose(backups, wish, branches, named=named)
-    outlook = look_ahead(index, choice, wish, now)
+    outlook = look_ahead(index, tails, choice, wish, now)
     for text in (*choice.warnings, *outlook.warnings):
         told.warn(text)
     return _Plan(choice, index, found, outlook)
@@ -241,6 +243,7 @@ def _of_one_cluster(catalog: Catalog, named: BackupRecord | None, told: Reporter
 def _locate(
     repository: Repository,
     index: WalIndex,
+    tails: Tails,
     branches: Branches,
     backups: t.Sequence[BackupRecord],
     request: RestoreRequest,
@@ -259,7 +262,7 @@ def _locate(
     history = branches.history(timeline)
     told.phase("search")
     on_way = [backup for backup in backups if leads_to(backup, history)]
-    found = Locator(repository, index, history, branches.segment_size, told).locate(request.goal, on_way)
+    found = Locator(repository, index, tails, history, branches.segment_size, told).locate(request.goal, on_way)
     told.note(f"{request.goal}: {found.what} of {found.time.isoformat()}, {format_lsn(found.lsn)}")
     return found
 

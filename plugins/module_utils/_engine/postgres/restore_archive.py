@@ -15,8 +15,9 @@ from .lsn import format_lsn, segment_number
 from .recovery import IMMEDIATE, LATEST
 from .restore_branches import Branch, Branches, Segment
 from .restore_plan import Choice, Wish, postgres, stop_lsn
+from .streamed import Streamed, Tails
 from .timeline import TimelineHistory
-from .wal import WalKind, history_name, parse_wal_name
+from .wal import WalKind, history_name, parse_wal_name, segment_name
 
 if t.TYPE_CHECKING:
     from ..repository.catalog import BackupRecord
@@ -74,7 +75,7 @@ def require_wal(index: WalIndex, backup: BackupRecord) -> None:
         )
 
 
-def look_ahead(index: WalIndex, choice: Choice, wish: Wish, now: dt.datetime) -> Outlook:
+def look_ahead(index: WalIndex, tails: Tails, choice: Choice, wish: Wish, now: dt.datetime) -> Outlook:
     """Gaps and the end of the archive, compared with the goal. Raises TargetError when it surely cannot be reached."""
     require_wal(index, choice.backup)
     if wish.goal.kind == IMMEDIATE:
@@ -86,15 +87,18 @@ def look_ahead(index: WalIndex, choice: Choice, wish: Wish, now: dt.datetime) ->
     start = max(stop - 1, 0)
     reach = reachable(index, choice.history, start, size)
     gaps = missing_segments(index, choice.history, start, None, size)
+    number = segment_number(reach.end_lsn, size)
+    tail = tails.of(segment_name(choice.history.timeline_of_segment(number, size), number, size))
     if wish.lsn is not None:
-        return _towards_lsn(index, wish.lsn, reach.end_lsn, str(gaps[0]) if gaps else None)
+        end = tail.end_lsn(size) if tail is not None else reach.end_lsn
+        return _towards_lsn(index, wish.lsn, end, str(gaps[0]) if gaps else None)
     if gaps:
         words = (
             f"the WAL archive has a gap: {gaps[0]} is missing, and what lies behind it cannot be used. "
             f"Recovery gets to {format_lsn(reach.end_lsn)}"
         )
         return Outlook((words + _lost_words(index),), partial=wish.goal.kind == LATEST)
-    return Outlook(tuple(_end_words(index, wish, reach.last_segment)))
+    return Outlook(tuple(_end_words(index, wish, reach.last_segment, tail)))
 
 
 def _towards_lsn(index: WalIndex, target: int, end: int, gap: str | None) -> Outlook:
@@ -119,8 +123,10 @@ def _check_not_in_future(wish: Wish, now: dt.datetime) -> None:
         )
 
 
-def _end_words(index: WalIndex, wish: Wish, last_segment: str | None) -> t.Iterator[str]:
+def _end_words(index: WalIndex, wish: Wish, last_segment: str | None, tail: Streamed | None) -> t.Iterator[str]:
     when = wish.goal.time
+    if when is not None and tail is not None and tail.modified >= when.timestamp():
+        return
     if when is None or last_segment is None or last_segment not in index.files:
         return
     archived = index.files[last_segment].modified

@@ -22,6 +22,7 @@ if t.TYPE_CHECKING:
     from ..repository.catalog import BackupRecord
     from ..repository.repository import Repository
     from ..storage.base import Location
+    from .streamed import Tails
     from .timeline import TimelineHistory
 
 
@@ -29,10 +30,17 @@ class Locator:
     """Finds the record that a goal names, on the way to one timeline."""
 
     def __init__(
-        self, repository: Repository, index: WalIndex, history: TimelineHistory, segment_size: int, reporter: Reporter
+        self,
+        repository: Repository,
+        index: WalIndex,
+        tails: Tails,
+        history: TimelineHistory,
+        segment_size: int,
+        reporter: Reporter,
     ) -> None:
         self._repository = repository
         self._index = index
+        self._tails = tails
         self._history = history
         self._size = segment_size
         self._reporter = reporter
@@ -45,7 +53,7 @@ class Locator:
 
         Raises TargetError, id ``restore-point-not-found``; LocationError when the archive does not answer.
         """
-        end = self._newest()
+        end = self._newest() + 1  # of which something may have been streamed
         searched_from: str | None = None
         for backup in sorted(backups, key=stop_lsn, reverse=True):
             start = segment_number(stop_lsn(backup), self._size)
@@ -105,12 +113,22 @@ class Locator:
             except (DamageError, ObjectMissing) as error:
                 self._reporter.warn(f"WAL segment {name} was not searched: {error.message}")
                 return None
-        return None
+        return self._read_streamed(number)
+
+    def _read_streamed(self, number: int) -> tuple[bytes, int] | None:
+        timeline = self._history.timeline_of_segment(number, self._size)
+        name = segment_name(timeline, number, self._size)
+        try:
+            content = self._tails.content(name)
+        except (DamageError, ObjectMissing) as error:
+            self._reporter.warn(f"what was streamed of WAL segment {name} was not searched: {error.message}")
+            return None
+        return (content, timeline) if content is not None else None
 
     def _content(self, name: str) -> bytes:
         identifier = self._index.system_identifier
 
         def read(location: Location) -> bytes:
-            return b"".join(WalReader(self._repository.keys, location, identifier, name).chunks())
+            return b"".join(WalReader.archived(self._repository.keys, location, identifier, name).chunks())
 
         return first_good(self._repository.locations, name, read, self._repository.breaker)

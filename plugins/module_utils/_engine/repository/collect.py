@@ -157,9 +157,13 @@ class Collector:
                 self.done.packs += 1
         wal_here = look.wal_of(manifests)
         abandoned = self._abandoned(wish, look) if mark.wal else frozenset()
-        for name in sorted(mark.wal):
+        streamed = {name for name in mark.wal if name.startswith(names.STREAMED)}
+        for name in sorted(set(mark.wal) - streamed):
             if not self._wal_stays(name, wish, look, wal_here, abandoned) and self._delete(name):
                 self.done.wal += 1
+        for name in sorted(streamed & self._streamed() if streamed else ()):
+            if self._is_archived(name) or not self._wal_stays(name, wish, look, wal_here, abandoned):
+                self.done.wal += sum(self._delete(info.key, info) for info in list(self._location.list(name)))
         for key in gone:
             if key is not None and names.manifest(*key) not in manifests:
                 self._delete_notes(*key)
@@ -224,8 +228,22 @@ class Collector:
             if info.key not in already and not self._wal_stays(info.key, wish, look, here, abandoned):
                 found.append(info.key)
                 if len(found) == MARK_AT_MOST:
-                    break
+                    return found
+        found += [
+            key
+            for key in sorted(self._streamed() - already)[: MARK_AT_MOST - len(found)]
+            if self._is_archived(key) or not self._wal_stays(key, wish, look, here, abandoned)
+        ]
         return found
+
+    def _streamed(self) -> set[str]:
+        """The segments of which something was streamed, each as the beginning of all its names."""
+        found = (names.parse_streamed_part(info.key) for info in self._location.list(names.STREAMED))
+        return {names.streamed_of(system, part.segment) for system, part in filter(None, found)}
+
+    def _is_archived(self, streamed: str) -> bool:
+        """Whether this location has the segment that so much was streamed of: then nobody needs that any more."""
+        return self._location.stat(names.wal(*_wal_name(streamed))) is not None
 
     def _look(self) -> _Look:
         """P1 to P3, and P7."""
@@ -313,8 +331,11 @@ class Collector:
 
 
 def _wal_name(key: str) -> tuple[int, str]:
-    """(system identifier, file name) of ``wal/…``; an odd key gets an empty name, which always stays."""
-    parts = key.split("/")
-    if len(parts) != 4 or parts[0] != "wal" or not parts[1].isdigit():
+    """(system identifier, file name) of ``wal/…`` and of what was streamed of one segment (``names.streamed_of``).
+
+    An odd key gets an empty name, which always stays.
+    """
+    parts = key.removesuffix("/").split("/")
+    if len(parts) != 4 or f"{parts[0]}/" not in ("wal/", names.STREAMED) or not parts[1].isdigit():
         return 0, ""
     return int(parts[1]), parts[3]

@@ -22,7 +22,7 @@ if t.TYPE_CHECKING:
 
 DAY_SECONDS: t.Final = 86400
 # Not all at once: at the top of a file system may lie what nobody may read (lost+found).
-_AREAS: t.Final = ("packs/", "manifests/", "notes/", "wal/", "leases/", "marks/", "keys/", "wraps/")
+_AREAS: t.Final = ("packs/", "manifests/", "notes/", "wal/", names.STREAMED, "leases/", "marks/", "keys/", "wraps/")
 
 
 @dataclasses.dataclass(slots=True)

@@ -50,6 +50,40 @@ def wal_of(system_identifier: int) -> str:
     return f"wal/{system_identifier}/"
 
 
+class StreamedPart(t.NamedTuple):
+    """A run of bytes of a WAL segment, streamed before the segment was finished."""
+
+    segment: str
+    stream: str
+    """An id: parts of one stream fit together."""
+    begin: int
+    end: int
+    """From ``begin`` to before ``end``: bytes from the beginning of the segment."""
+
+
+STREAMED: t.Final = "streamed/"
+_STREAMED_PART = re.compile(
+    rf"{STREAMED}([0-9]{{1,20}})/([0-9A-F]{{8}})/(\2[0-9A-F]{{16}})/({IDENTIFIER.pattern})-([0-9a-f]{{8}})-([0-9a-f]{{8}})"
+)
+
+
+def streamed_of(system_identifier: int, segment: str) -> str:
+    return f"{STREAMED}{system_identifier}/{segment[:8]}/{segment}/"
+
+
+def streamed_part(system_identifier: int, part: StreamedPart) -> str:
+    within = f"{part.stream}-{part.begin:08x}-{part.end:08x}"
+    return streamed_of(system_identifier, part.segment) + within
+
+
+def parse_streamed_part(key: str) -> tuple[int, StreamedPart] | None:
+    """(system identifier, part); None for other names."""
+    match = _STREAMED_PART.fullmatch(key)
+    if match is None or int(match[5], 16) >= int(match[6], 16):
+        return None
+    return int(match[1]), StreamedPart(match[3], match[4], int(match[5], 16), int(match[6], 16))
+
+
 def lease(source: str, backup_id: str) -> str:
     return f"leases/{source}/{backup_id}"
 

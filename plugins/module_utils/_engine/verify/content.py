@@ -192,7 +192,7 @@ def _examine_wal(
     stop: threading.Event,
 ) -> None:
     parsed = parse_wal_name(name)
-    reader = _known_epoch(lambda: WalReader(keys, location, system_identifier, name))
+    reader = _known_epoch(lambda: WalReader.archived(keys, location, system_identifier, name))
     head = b""
     for chunk in reader.chunks():
         if stop.is_set():

@@ -26,7 +26,7 @@ if t.TYPE_CHECKING:
 _BUCKET_SEEN_SECONDS = 60.0
 _LOCKED: t.Final = frozenset({"packs", "manifests", "wal", "keys", "wraps", "repository.json"})
 """What a thief must not take away. The rest is deleted by its writers as they go on."""
-_KINDS: t.Final = _LOCKED | {"leases", "marks", "notes", "probe"}
+_KINDS: t.Final = _LOCKED | {"streamed", "leases", "marks", "notes", "probe"}
 """All that a repository has: section 3 of docs/repository-format.md, and what the trial makes."""
 _BULK: t.Final = frozenset({"packs", "wal"})
 """What a cheaper storage class is for. Everything else is small, read often or soon deleted: dearer there."""
