@@ -17,6 +17,7 @@ from cryobackup.events import Silent
 from cryobackup.postgres import archive_fetch
 from cryobackup.postgres.archive_fetch import Absent, WalFetch
 from cryobackup.postgres.archive_outages import Outages
+from cryobackup.postgres.lsn import format_lsn
 from cryobackup.postgres.streamed import find_streamed, segment_content
 from cryobackup.prune import prune
 from cryobackup.repository import container, names
@@ -57,10 +58,10 @@ def found(made: SmallRepository) -> tuple[str, int] | None:
     return (streamed.parts[0].stream, streamed.end) if streamed is not None else None
 
 
-def fetch(made: SmallRepository, destination: Path) -> bytes | None:
+def fetch(made: SmallRepository, destination: Path, timeline: int | None = None) -> bytes | None:
     keys = made.open().keys
     fetcher = WalFetch(made.config.repository, keys, Outages(made.config.state_directory))
-    result = fetcher.fetch(SYSTEM, SEGMENT, destination, streamed=True)
+    result = fetcher.fetch(SYSTEM, SEGMENT, destination, streamed=True, timeline=timeline)
     return None if isinstance(result, Absent) else destination.read_bytes()
 
 
@@ -115,6 +116,24 @@ def test_a_part_that_is_not_as_long_as_its_name_says(made: SmallRepository) -> N
     assert streamed is not None
     with pytest.raises(DamageError, match="as long"):
         list(segment_content(repository, streamed))
+
+
+@pytest.mark.parametrize(("switch", "given"), [(1000, False), (2000, True)])
+def test_a_timeline_that_was_left(made: SmallRepository, tmp_path: Path, switch: int, given: bool) -> None:
+    """Recovery on the new one asks for the old one's segment, too, and would replay what is not on its way."""
+    stream(made, OLD, 0, 2000)
+    repository = made.open()
+    for timeline in (2, 3):
+        key = names.wal(SYSTEM, f"{timeline:08X}.history")
+        text = f"1\t{format_lsn(LSN + switch if timeline == 3 else LSN + 5000)}\tno reason\n".encode()
+        digest = suite.keyed_digest(repository.keys.digest_key, text)
+        encoder = container.ObjectEncoder(repository.keys, container.WAL, key, digest=digest, size=len(text))
+        put(repository.locations[0], key, encoder.start + encoder.frame(container.DATA, text) + encoder.finish())
+    assert (fetch(made, tmp_path / "wanted") is not None) == given
+    assert (fetch(made, tmp_path / "wanted", timeline=3) is not None) == given
+    for other in (1, 2):
+        assert fetch(made, tmp_path / "wanted", timeline=other) is not None
+    assert fetch(made, tmp_path / "wanted", timeline=4) is None, "nobody knows"
 
 
 @pytest.mark.parametrize("left", [0, 1])

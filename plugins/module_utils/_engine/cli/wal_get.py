@@ -59,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_as_of(parser)
     parser.add_argument(
+        "--timeline",
+        metavar="N",
+        type=int,
+        help="the timeline that recovery goes to: what was streamed of one that it leaves is not for it "
+        "(default: any that is archived may be that)",
+    )
+    parser.add_argument(
         "--archived-only",
         action="store_true",
         help="nothing of a segment that was only streamed (see `wal-stream`)",
@@ -173,6 +180,7 @@ def _fetch(
                 required_suffice=args.required_suffice or _is_standby(),
                 # A standby would go on writing where the streamed part ends, or be promoted there.
                 streamed=not args.archived_only and not _is_standby(),
+                timeline=args.timeline,
             )
             if not isinstance(found, Absent) and args.contain_tablespaces:
                 contain(fetch.repository, system_identifier, args.name, args.destination)

@@ -60,12 +60,14 @@ def restore_command(
     required_suffice: bool = False,
     contain_tablespaces: bool = False,
     as_of: dt.datetime | None = None,
+    timeline: int | None = None,
 ) -> str:
     """What ``restore_command`` is to be set to. To be quoted once more in postgresql.conf.
 
     ``without``: locations that are lost for good and not to be asked. ``required_suffice``: optional ones that do not
     answer do not matter, see ``archive_absence``. ``contain_tablespaces``: for a copy, whose
     recovery must not write to directories of its source. ``as_of``: the archive is looked at as it was then.
+    ``timeline``: where recovery goes, if that is known.
     """
     words = [*command, "--config", str(config), "--quiet", "wal-get"]
     words += ["--system-identifier", str(system_identifier)]
@@ -73,6 +75,8 @@ def restore_command(
         words += ["--without", name]
     if as_of is not None:
         words += ["--as-of", as_of.isoformat()]
+    if timeline is not None:
+        words += ["--timeline", str(timeline)]
     if required_suffice:
         words.append("--required-suffice")
     if contain_tablespaces:

@@ -28,7 +28,7 @@ from .archive_get import Delivered, discard, must_have_wal, put_in_place, raise_
 from .archive_lane import missing_module
 from .archive_object import WalReader, look_at_wal
 from .lsn import format_lsn
-from .streamed import find_streamed, gets_farther, segment_content
+from .streamed import find_streamed, gets_farther, segment_content, was_left
 from .wal import WalKind, match_wal_name, parse_wal_name
 
 if t.TYPE_CHECKING:
@@ -79,11 +79,13 @@ class WalFetch:
         *,
         required_suffice: bool = False,
         streamed: bool = False,
+        timeline: int | None = None,
     ) -> Delivered | Absent:
         """Write an archived file to ``destination``, replacing what is there, or tell that it was never archived.
 
         ``required_suffice``: an optional location that does not answer has no more than the required ones, or nothing
-        is lost when it has. ``streamed``: a segment that was never archived is made of what was streamed of it.
+        is lost when it has. ``streamed``: a segment that was never archived is made of what was streamed of it,
+        for a recovery to ``timeline``, where that is known.
 
         The name appears only once the whole content is authenticated. It is not synced: PostgreSQL does that
         itself with what it keeps (``KeepFileRestoredFromArchive`` in ``xlogarchive.c``).
@@ -96,13 +98,15 @@ class WalFetch:
         if isinstance(found, Delivered) or not streamed or parse_wal_name(name).kind is not WalKind.SEGMENT:
             return found
         with contextlib.suppress(ObjectMissing):  # gone meanwhile: the segment is there
-            made = self._streamed(system_identifier, name, destination, found)
+            made = self._streamed(system_identifier, name, destination, found, timeline)
             if made is not None:
                 return made
         # What was streamed is deleted once the segment is archived, which may have been just now.
         return self._archived(system_identifier, name, destination, required_suffice=required_suffice)
 
-    def _streamed(self, system_identifier: int, name: str, destination: Path, absent: Absent) -> Delivered | None:
+    def _streamed(
+        self, system_identifier: int, name: str, destination: Path, absent: Absent, timeline: int | None
+    ) -> Delivered | None:
         repository = self.repository
         repository.locations = [place for place in repository.locations if place.name not in absent.passed_over]
         streamed = find_streamed(repository.locations, system_identifier, name)
@@ -112,9 +116,11 @@ class WalFetch:
         try:
             save(segment_content(repository, streamed), temporary)
             size = temporary.stat().st_size
-            if self._knows(repository, system_identifier, name):
+            if was_left(repository, streamed, size, timeline):
                 return None
             if not gets_farther(temporary, destination.with_name(name)):
+                return None
+            if self._knows(repository, system_identifier, name):
                 return None
             put_in_place(temporary, destination)
         finally:

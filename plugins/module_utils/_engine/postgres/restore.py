@@ -299,6 +299,7 @@ def _recovery(config: Config, request: RestoreRequest, plan: _Plan, *, archiving
         required_suffice=_required_suffice(config, request, plan),
         contain_tablespaces=contain,
         as_of=config.repository.moment,
+        timeline=timeline,
     )
     settings = {"port": str(request.port)} if request.port is not None else {}
     if contain:

@@ -10,11 +10,13 @@ unfinished segment looks, too: recovery ends at the first record that is not who
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing as t
 
-from ..errors import DamageError, LocationError, SourceError
+from ..errors import DamageError, LocationError, ObjectMissing, SourceError
 from ..repository import names
 from ..repository.packs import first_good
+from .archive_index import read_history
 from .archive_object import WalReader
 from .wal import SEGMENT_HEADER_BYTES, WalName, check_segment, parse_segment_header, parse_wal_name
 
@@ -117,6 +119,25 @@ def _damaged(system_identifier: int, part: StreamedPart) -> DamageError:
         f"object {names.streamed_part(system_identifier, part)} is damaged: it is not as long as its name says",
         hint="Another location may have it undamaged.",
     )
+
+
+def was_left(repository: Repository, streamed: Streamed, segment_size: int, target: int | None) -> bool:
+    """Whether recovery has to leave the timeline before the end of what was streamed, to get to timeline ``target``.
+
+    It asks for this segment as well while its own timeline's is not archived yet, and would replay what the new primary
+    never had (``XLogFileReadAnyTLI``): that is why PostgreSQL calls the end of a timeline that was left ``.partial``.
+    None as the target: any timeline in the archive may be it. Needs the identity. Raises DamageError, LocationError.
+    """
+    timeline, end = streamed.name.timeline, streamed.end_lsn(segment_size)
+    for newer in itertools.count(timeline + 1) if target is None else range(max(target, timeline + 1), target + 1):
+        try:
+            spans = read_history(repository, streamed.system_identifier, newer).spans()
+        except ObjectMissing:
+            # Numbers are given out one after the other (findNewestTimeLine).
+            return target is not None
+        if any(span.timeline == timeline and span.end is not None and span.end < end for span in spans):
+            return True
+    return False
 
 
 def gets_farther(streamed: Path, local: Path) -> bool:
