@@ -66,17 +66,19 @@ ln -sfn ../../../../../.. "$site/ansible_collections/cryoprotect/backup"
 # up has a budget, which is also why the shell starts no other program unless it has to. The
 # interpreter is found beside the script, so that the checkout may be seen at another path (see
 # tools/reachable.sh). -P and -s: neither the directory of the script nor the user's own packages can
-# put a module in front of ours. Whatever is broken, a recovery must not take it for the end of the
+# put a module in front of ours. -S: Python's site module takes a third of the start, and all that is
+# wanted of it is one entry of the path. Whatever is broken, a recovery must not take it for the end of the
 # archive, which is what Python's own exit code of 1 would mean to it.
 cat >.venv/bin/cryobackup <<'SCRIPT'
 #!/bin/sh
 '''':
 self=$0
 [ ! -L "$0" ] || self=$(readlink -f -- "$0")
-exec "${self%/*}/python3" -sP "$0" "$@"
+exec "${self%/*}/python3" -sSP "$0" "$@"
 '''
 import sys
 
+sys.path.append("{}/lib/python{}.{}/site-packages".format(sys.executable.rpartition("/bin/")[0], *sys.version_info))
 try:
     from cryobackup.cli import main
 

@@ -11,30 +11,30 @@ does not exist is found out by the command itself, each time anew.
 
 from __future__ import annotations
 
-import contextlib
+import _socket
 import os
-import signal
-import socket
-import typing as t
+import sys
 
-from ._archiver_client import peer_uid
+from . import _quick
 
-COMMAND: t.Final = "wal-get"
-SWITCHED_OFF: t.Final = "--no-look-ahead"
+COMMAND = "wal-get"
+SWITCHED_OFF = "--no-look-ahead"
 HERE, NOT_HERE, NOT_MINE = b"0", b"1", b"2"
 TIMEOUT_SECONDS = 40.0
-_DIGITS: t.Final = frozenset("0123456789ABCDEF")
-_NAME_LENGTH: t.Final = 24
-_GENERATIONS: t.Final = 8
-_INIT: t.Final = 1
+_DIGITS = frozenset("0123456789ABCDEF")
+_NAME_LENGTH = 24
+_GENERATIONS = 8
+_INIT = 1
+_DESCRIPTOR_BYTES = 4  # an int
 
 
-class Recovery(t.NamedTuple):
+class Recovery:
     """PostgreSQL's startup process, which replays WAL: its lifetime is that of the recovery."""
 
-    pid: int
-    started: int
-    """In clock ticks since the boot: with it a process id is never mistaken for another's."""
+    def __init__(self, pid: int, started: int) -> None:
+        """``started``: in clock ticks since the boot. With it a process id is never mistaken for another's."""
+        self.pid = pid
+        self.started = started
 
     @property
     def address(self) -> str:
@@ -46,13 +46,14 @@ class Recovery(t.NamedTuple):
         return _parent_and_start(self.pid)[1] == self.started
 
 
-class Question(t.NamedTuple):
+class Question:
     """The command line, taken apart."""
 
-    name: str
-    destination: str
-    words: list[str]
-    """All the others."""
+    def __init__(self, name: str, destination: str, words: list[str]) -> None:
+        """``words``: all the others."""
+        self.name = name
+        self.destination = destination
+        self.words = words
 
     @property
     def request(self) -> bytes:
@@ -64,7 +65,7 @@ def run(arguments: list[str]) -> int | None:
 
     Raises nothing: an exit code of 1, which is Python's for whatever is raised, ends a recovery.
     """
-    with contextlib.suppress(Exception):
+    with _quick.NothingRaised():
         return _run(arguments)
     return None
 
@@ -76,16 +77,13 @@ def _run(arguments: list[str]) -> int | None:
         return None
     temporary = f"{question.destination}.{os.getpid()}.ahead.tmp"
 
-    def stop(number: int, _frame: object) -> t.NoReturn:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    def stop(number: int, _frame: object) -> None:
+        _remove(temporary)
         os._exit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
+    _quick.on_stop(stop)
     delivered = _fetch(recovery, question, temporary)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    _quick.on_stop(None)
     return 0 if delivered else None
 
 
@@ -137,8 +135,7 @@ def _parent_and_start(pid: int) -> tuple[int, int]:
 def listens(recovery: Recovery) -> bool:
     """Whether somebody looks ahead for this recovery."""
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(recovery.address)
+        _quick.connect(recovery.address, TIMEOUT_SECONDS).close()
     except OSError:
         return False
     return True
@@ -146,31 +143,45 @@ def listens(recovery: Recovery) -> bool:
 
 def _fetch(recovery: Recovery, question: Question, temporary: str) -> bool:
     """Whether the segment is at its destination now. It has no name before it is whole."""
-    source = -1
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT_SECONDS)
-            connection.connect(recovery.address)
-            if peer_uid(connection) not in (0, os.geteuid()):
+        connection = _quick.connect(recovery.address, TIMEOUT_SECONDS)
+        try:
+            if not _quick.is_trusted(connection):
                 return False
             connection.sendall(question.request)
-            connection.shutdown(socket.SHUT_WR)
-            answer, descriptors, _flags, _address = socket.recv_fds(connection, 1, 1)
-        if not descriptors:
+            connection.shutdown(_socket.SHUT_WR)
+            answer, descriptor = _receive(connection)
+        finally:
+            connection.close()
+        if descriptor < 0:
             return False
-        source = descriptors[0]
-        if answer != HERE or not sealed(source):
-            return False
-        _copy(source, temporary)
+        try:
+            if answer != HERE or not sealed(descriptor):
+                return False
+            _copy(descriptor, temporary)
+        finally:
+            os.close(descriptor)
         os.replace(temporary, question.destination)
-        return True
     except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        _remove(temporary)
         return False
-    finally:
-        if source >= 0:
-            os.close(source)
+    return True
+
+
+def _receive(connection: _socket.socket) -> tuple[bytes, int]:
+    """The answer, and the descriptor that came with it; -1 where none came (cmsg(3), ``SCM_RIGHTS``)."""
+    answer, more, _flags, _address = connection.recvmsg(1, _socket.CMSG_SPACE(_DESCRIPTOR_BYTES))
+    for level, kind, data in more:
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+            return answer, int.from_bytes(data[:_DESCRIPTOR_BYTES], sys.byteorder)
+    return answer, -1
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        return
 
 
 def sealed(descriptor: int) -> bool:

@@ -10,11 +10,11 @@ the usual one), working directory, name of the cluster (may be empty), path. The
 
 from __future__ import annotations
 
+import _socket
 import os
-import signal
-import socket
-import struct
 import sys
+
+from . import _quick
 
 REQUEST = b"push1"
 ARCHIVED, FAILED, NOT_MINE = b"0", b"1", b"2"
@@ -32,11 +32,9 @@ def run(arguments: list[str]) -> int | None:
     path = after[-1] if after else "-"
     if path.startswith("-") or {"--json", "--help", "-h"} & {*arguments}:
         return None
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: os._exit(1))
+    _quick.on_stop(lambda _number, _frame: os._exit(1))
     answer = ask(_value(after, "--socket"), _value(before, "--config"), _value(after, "--cluster"), path)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    _quick.on_stop(None)
     if answer[:1] == ARCHIVED:
         return 0
     if answer[:1] == FAILED:
@@ -55,21 +53,16 @@ def ask(socket_path: str, config: str, cluster: str, path: str) -> bytes:
     fields = [REQUEST, *map(os.fsencode, (config, os.getcwd(), cluster, path))]
     answer = b""
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT_SECONDS)
-            connection.connect(socket_path)
-            if peer_uid(connection) not in (0, os.geteuid()):
+        connection = _quick.connect(socket_path, TIMEOUT_SECONDS)
+        try:
+            if not _quick.is_trusted(connection):
                 return b""
             connection.sendall(b"\0".join(fields))
-            connection.shutdown(socket.SHUT_WR)
+            connection.shutdown(_socket.SHUT_WR)
             while part := connection.recv(_MOST_BYTES):
                 answer += part
+        finally:
+            connection.close()
     except OSError:
         return b""
     return answer
-
-
-def peer_uid(connection: socket.socket) -> int:
-    """The user of the process at the other end."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])

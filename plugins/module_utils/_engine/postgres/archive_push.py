@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures as cf
+import functools
 import os
 import typing as t
 from collections import deque
 
-from ..errors import CryoError, KeyFileError, LocationError, ObjectConflict, RepositoryError, SourceError
+from ..crypto import suite
+from ..errors import CryoError, KeyFileError, LocationError, ObjectConflict, RepositoryError
 from ..repository import container, names
 from ..storage.fanout import Fanout
 from .archive_object import StoredWal, look_at_wal
@@ -18,12 +21,14 @@ if t.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ..crypto.keys import KeyRing
-    from ..storage.base import Location
+    from ..storage.base import Buffer, Location
     from .archive_source import WalSource
 
 FRAME_BYTES = 2 << 20
 _THREADS = 2
 """More would take the processors from the database."""
+_READ_ONCE_BYTES: t.Final = 16 << 20
+"""The usual segment. The digest comes first in an object: larger files are read twice, to bound memory."""
 _KEPT_BYTES: t.Final = 64 << 20
 _ATTEMPTS = 3
 """How often to look again after somebody else created the object between the look and the commit."""
@@ -41,7 +46,9 @@ class Push:
         self._level = level
         self._source = source
         self._key = names.wal(source.system_identifier, str(source.name))
-        self._digest = source.digest(keys.digest_key)
+        self._content = source.read(0, source.size) if source.size <= _READ_ONCE_BYTES else None
+        key = keys.digest_key
+        self._digest = source.digest(key) if self._content is None else suite.keyed_digest(key, self._content)
         self.encoded: tuple[bytes, ...] | None = None
         """What was written, when it was all written in one go and is not too large to be kept."""
         self.stored: list[str] = []
@@ -135,35 +142,31 @@ class Push:
         encoder = container.ObjectEncoder(
             keys, container.WAL, self._key, level=self._level, digest=self._digest, size=source.size
         )
-        digest = blake3(key=keys.digest_key)
         parts: list[bytes] | None = [] if source.size <= _KEPT_BYTES else None
+        again = blake3(key=keys.digest_key) if self._content is None else None
         writer = fanout.create(self._key)
         try:
-            for part in self._parts(encoder, digest.update):
+            for part in self._parts(encoder, again.update if again is not None else _nothing):
                 writer.write(part)
                 if parts is not None:
                     parts.append(part)
-            # The digest in the header was taken in an earlier pass.
-            if digest.digest() != self._digest:
-                raise SourceError(
-                    f"{source.path} changed while it was archived",
-                    hint="Nothing was archived under its name. PostgreSQL never changes a finished segment: "
-                    "see what else writes to pg_wal.",
-                    id="wal-changed",
-                )
+            if again is not None and again.digest() != self._digest:
+                raise source.changed()
+            source.check_unchanged()
             writer.commit()
         finally:
             writer.abort()
         return tuple(parts) if parts is not None else None
 
-    def _parts(self, encoder: container.ObjectEncoder, look: Callable[[bytes], object]) -> Iterator[bytes]:
+    def _parts(self, encoder: container.ObjectEncoder, look: Callable[[Buffer], object]) -> Iterator[bytes]:
         yield encoder.start
         yield from _frames(encoder, self._chunks(look))
         yield encoder.finish()
 
-    def _chunks(self, look: Callable[[bytes], object]) -> Iterator[bytes]:
-        for offset in range(0, self._source.size, FRAME_BYTES):
-            data = self._source.read(offset, FRAME_BYTES)
+    def _chunks(self, look: Callable[[Buffer], object]) -> Iterator[Buffer]:
+        for at in range(0, self._source.size, FRAME_BYTES):
+            content = self._content
+            data = self._source.read(at, FRAME_BYTES) if content is None else memoryview(content)[at : at + FRAME_BYTES]
             look(data)
             yield data
 
@@ -182,15 +185,17 @@ class Push:
         )
 
 
-def _frames(encoder: container.ObjectEncoder, chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _nothing(_data: Buffer) -> None:
+    return None
+
+
+def _frames(encoder: container.ObjectEncoder, chunks: Iterator[Buffer]) -> Iterator[bytes]:
     """The chunks as frames, in order, each compressed and encrypted by one of a few threads.
 
     PostgreSQL archives one file after the other: the time one takes is what limits how fast WAL can be written.
     """
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    threads = min(_THREADS, len(os.sched_getaffinity(0)))
-    waiting: deque[tuple[Future[bytes], int]] = deque()
+    pool = _pool()
+    waiting: deque[tuple[cf.Future[bytes], int]] = deque()
 
     def next_frame() -> bytes:
         future, plain = waiting.popleft()
@@ -198,10 +203,15 @@ def _frames(encoder: container.ObjectEncoder, chunks: Iterator[bytes]) -> Iterat
         encoder.place(len(frame), plain)
         return frame
 
-    with ThreadPoolExecutor(threads) as pool:
-        for number, data in enumerate(chunks):
-            waiting.append((pool.submit(encoder.seal_frame, container.DATA, number, data), len(data)))
-            if len(waiting) > threads:
-                yield next_frame()
-        while waiting:
+    for number, data in enumerate(chunks):
+        waiting.append((pool.submit(encoder.seal_frame, container.DATA, number, data), len(data)))
+        if len(waiting) > _THREADS:
             yield next_frame()
+    while waiting:
+        yield next_frame()
+
+
+@functools.cache
+def _pool() -> cf.ThreadPoolExecutor:
+    """For all files of the process: compressors belong to a thread, and making one takes longer than a frame."""
+    return cf.ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="compress")

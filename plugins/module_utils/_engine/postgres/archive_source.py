@@ -77,7 +77,8 @@ class WalSource:
         self.system_identifier = read_control(data_directory / "global" / "pg_control").system_identifier
         self._descriptor = _open(path)
         try:
-            self.size = self._regular_size()
+            self._found = self._status()
+            self.size = self._found.st_size
             self._check(data_directory)
         except BaseException:
             os.close(self._descriptor)
@@ -94,11 +95,25 @@ class WalSource:
     ) -> None:
         os.close(self._descriptor)
 
-    def _regular_size(self) -> int:
+    def _status(self) -> os.stat_result:
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"{self.path} is not a regular file", id="wal-not-wal")
-        return status.st_size
+        return status
+
+    def check_unchanged(self) -> None:
+        """Raises SourceError ``wal-changed`` when somebody has written to the file since it was opened."""
+        status = self._status()
+        if (status.st_size, status.st_mtime_ns) != (self._found.st_size, self._found.st_mtime_ns):
+            raise self.changed()
+
+    def changed(self) -> SourceError:
+        return SourceError(
+            f"{self.path} changed while it was archived",
+            hint="Nothing was archived under its name. PostgreSQL never changes a finished segment: "
+            "see what else writes to pg_wal.",
+            id="wal-changed",
+        )
 
     def _check(self, data_directory: Path) -> None:
         if self.name.kind in (WalKind.SEGMENT, WalKind.PARTIAL):
