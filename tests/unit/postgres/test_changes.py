@@ -271,7 +271,7 @@ RESTARTED = dataclasses.replace(HINTS, postmaster_started_at="2026-11-02 11:30:0
         ("hint bits", parent(HINTS, page_checksums=False), state(page_checksums=False)),
         ("may have been off", parent(HINTS, page_checksums=False), state(page_checksums=False, witness=RESTARTED)),
         ("host was started", parent(Witness("other", "", True)), state()),
-        ("went back", parent(next_oid=24577), state()),
+        ("went back", parent(next_oid=24576 + 8193), state()),
     ],
 )
 def test_when_page_lsns_are_not_trusted(words: str, header: BackupHeader, now: ClusterState) -> None:
@@ -289,6 +289,10 @@ def test_hint_bits_in_wal_are_as_good_as_checksums() -> None:
 def test_a_restart_alone_is_no_harm() -> None:
     trust = guards(parent(), state(witness=dataclasses.replace(WITNESS, postmaster_started_at="later")))
     assert trust.no_identity is trust.no_page_lsn is None
+
+
+def test_a_shutdown_gives_back_reserved_object_identifiers() -> None:
+    assert guards(parent(next_oid=24576 + 8192), state(next_oid=24576)).no_page_lsn is None
 
 
 # WAL summaries

@@ -44,6 +44,10 @@ _MAPS_SUMMARIZED: t.Final = {17: 170011, 18: 180006}
 _WORTH_CHOOSING: t.Final = 0.9
 """A file of which more has changed is stored whole (``GetFileBackupMethod``)."""
 
+_OIDS_RESERVED: t.Final = 8192
+"""The server reserves so many object identifiers at a time. A checkpoint names the first that is not reserved, that of
+a shutdown the first that is not used, which is less (``VAR_OID_PREFETCH``, ``CreateCheckPoint``)."""
+
 RACY_NANOSECONDS = 2_000_000_000
 """File systems stamp files with a clock that ticks coarsely, at worst in steps of two seconds (FAT)."""
 
@@ -229,7 +233,7 @@ def _page_lsn_problem(info: PostgresInfo, witness: Witness | None, state: Cluste
             return "hint bits change without a trace: the cluster has neither page checksums nor wal_log_hints"
         if witness.postmaster_started_at != now.postmaster_started_at:
             return "PostgreSQL was started anew since the parent: wal_log_hints may have been off for a while"
-    if state.next_oid < info.next_oid:
+    if state.next_oid < info.next_oid - _OIDS_RESERVED:
         return "the counter of object identifiers went back: names of files may have been used again"
     return None
 
