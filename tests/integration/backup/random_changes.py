@@ -62,12 +62,12 @@ class RandomChanges:
         self._random = random.Random(seed)
         self._number = 0
         self._steps: list[tuple[Callable[[], None], int]] = [
-            *((self.insert, 16), (self.update, 10), (self.update_key, 4), (self.delete_some, 6)),
+            *((self.insert, 14), (self.copy, 8), (self.update, 10), (self.update_key, 4), (self.delete_some, 6)),
             *((self.delete_tail, 6), (self.vacuum, 14), (self.look, 5), (self.truncate, 3), (self.drop_table, 3)),
             *((self.create_table, 4), (self.create_index, 5), (self.drop_index, 2), (self.reindex, 4)),
             *((self.move_table, 4), (self.persistence, 3), (self.rewrite, 2), (self.sequence, 4)),
             *((self.large_object, 2), (self.temporary, 1), (self.roll_back, 3), (self.catalogs, 3)),
-            *((self.prepare, 2), (self.create_database, 3), (self.drop_database, 2), (self.move_database, 1)),
+            *((self.prepare, 2), (self.create_database, 4), (self.drop_database, 3), (self.move_database, 1)),
             *((self.create_tablespace, 2), (self.drop_tablespace, 2), (self.checkpoint, 3)),
             *((self.crash, 2), (self.restart, 1), (self.new_timeline, 1)),
         ]
@@ -103,6 +103,17 @@ class RandomChanges:
             f" FROM generate_series({first}, {first + count - 1}) n",
             dbname,
         )
+
+    def copy(self) -> None:
+        """Extends the file by many pages at once; those that it does not need stay zero, and WAL knows nothing of them.
+
+        Some end with a row that is none, and so in a rollback.
+        """
+        end = self._random.choice(("", "", "; echo none"))
+        with contextlib.suppress(psycopg2.errors.InvalidTextRepresentation):
+            self._in_table(
+                lambda table: f"COPY {table} (id) FROM PROGRAM 'seq 1 {self._random.choice((300, 4000))}{end}'"
+            )
 
     def update(self) -> None:
         """Of a column without an index: where a page has room, no index changes."""

@@ -22,15 +22,13 @@ from typing import Any
 
 import pytest
 
-from cryobackup.postgres import relfile
-from cryobackup.repository import model
 from tests.lab import Workspace, golden_dump, prove_restore, wait_until
 from tests.lab.cluster import Setting
 
-from .page_comparison import differences, different_pages
+from .page_comparison import differences
 from .random_changes import SETTINGS, SIDE, RandomChanges
 from .test_wal_summaries import programs
-from .ways import Way, WaysLab, ways_of
+from .ways import WaysLab, all_ways, ways_of
 
 SEEDS = [int(word) for word in os.environ.get("METHODS_SEED", "1").split()]
 ROUNDS = int(os.environ.get("METHODS_ROUNDS", "2"))
@@ -81,57 +79,6 @@ def test_methods_agree(workspace: Workspace, runtime: Path, major: str, checksum
             closing = {way.name for way in ways if not way.same_boot}
             parent = chance.choice([each for name, each in taken.items() if name not in closing])
             lab.show(parent)
-
-
-def all_ways(lab: WaysLab, parent: str, ways: list[Way]) -> dict[str, str]:
-    """Backups by the name of their way, none of which sees another."""
-    taken: dict[str, str] = {}
-    names: set[str] | None = None
-    for way in ways:
-        backup = lab.incremental(way)
-        assert backup["parent"] == parent
-        taken[way.name] = backup["backup_id"]
-        with noting(way.name):
-            found = as_on_disk(lab, backup["backup_id"])
-            assert names is None or found == names
-        names = found
-        lab.hide(backup["backup_id"])
-    full = lab.backup("full")["backup_id"]
-    assert as_on_disk(lab, full) == names
-    lab.hide(full, parent)
-    return {**taken, "full": full}
-
-
-@contextlib.contextmanager
-def noting(words: str) -> Iterator[None]:
-    try:
-        yield
-    except AssertionError as error:
-        error.add_note(words)
-        raise
-
-
-def as_on_disk(lab: WaysLab, backup_id: str) -> set[str]:
-    """Compares each file with the disk; returns their paths.
-
-    Byte by byte. Only without checksums hints are written without a trace, and a way that reads what the summaries
-    name alone has the older page, which is as good.
-    """
-    contents = lab.contents(backup_id)
-    strict = lab.cluster.checksums
-    names = set()
-    for entry in contents.manifest.entries():
-        name = os.fsdecode(entry.path)
-        # pg_control and the files of the backup mode are of this backup; a server writes others as it likes.
-        if entry.type != model.FILE or name == relfile.CONTROL_FILE:
-            continue
-        if not name.startswith(("base/", "global/", "pg_tblspc/", "pg_xact/", "pg_multixact/")):
-            continue
-        names.add(name)
-        ours, theirs = contents.read(entry), (lab.cluster.data_dir / name).read_bytes()
-        assert ours == theirs or (not strict and not list(different_pages(name, ours, theirs))), name
-    assert len(names) > 500
-    return names
 
 
 def compare_restored(lab: WaysLab, taken: dict[str, str], point: str) -> None:

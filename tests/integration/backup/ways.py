@@ -13,7 +13,7 @@ import contextlib
 import os
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,11 @@ from typing import Any
 import pytest
 
 from cryobackup.postgres import relfile
+from cryobackup.repository import model
 from tests.integration.restore.lab import RestoreLab
 from tests.lab import Cluster
+
+from .page_comparison import different_pages
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _IN_ANOTHER_BOOT = f'mount --bind "$1" {BOOT_ID} && shift && exec "$@"'
@@ -85,7 +88,7 @@ class WaysLab(RestoreLab):
             path.write_text(f"{uuid.uuid4()}\n")
         return path
 
-    def incremental(self, way: Way) -> dict[str, Any]:
+    def incremental(self, way: Way, *, exit_code: int = 0) -> dict[str, Any]:
         """By that way, or the test fails."""
         with contextlib.ExitStack() as stack:
             if not way.summaries and self.cluster.major >= 17:
@@ -94,7 +97,7 @@ class WaysLab(RestoreLab):
                 self._touch_relations()
             self.same_boot = way.same_boot
             try:
-                backup = self.backup("incremental")
+                backup = self.backup("incremental", exit_code=exit_code)
             finally:
                 self.same_boot = True
         assert backup["type"] == "incremental", backup
@@ -132,3 +135,54 @@ class WaysLab(RestoreLab):
 
     def _manifest_path(self, backup_id: str) -> Path:
         return self.locations["local"] / "manifests/main" / backup_id
+
+
+def all_ways(lab: WaysLab, parent: str, ways: Sequence[Way]) -> dict[str, str]:
+    """Backups by the name of their way, none of which sees another."""
+    taken: dict[str, str] = {}
+    names: set[str] | None = None
+    for way in ways:
+        backup = lab.incremental(way)
+        assert backup["parent"] == parent
+        taken[way.name] = backup["backup_id"]
+        with noting(way.name):
+            found = as_on_disk(lab, backup["backup_id"])
+            assert names is None or found == names
+        names = found
+        lab.hide(backup["backup_id"])
+    full = lab.backup("full")["backup_id"]
+    assert as_on_disk(lab, full) == names
+    lab.hide(full, parent)
+    return {**taken, "full": full}
+
+
+@contextlib.contextmanager
+def noting(words: str) -> Iterator[None]:
+    try:
+        yield
+    except AssertionError as error:
+        error.add_note(words)
+        raise
+
+
+def as_on_disk(lab: WaysLab, backup_id: str) -> set[str]:
+    """Compares each file with the disk; returns their paths.
+
+    Byte by byte. Only without checksums hints are written without a trace, and a way that reads what the summaries
+    name alone has the older page, which is as good.
+    """
+    contents = lab.contents(backup_id)
+    strict = lab.cluster.checksums
+    names = set()
+    for entry in contents.manifest.entries():
+        name = os.fsdecode(entry.path)
+        # pg_control and the files of the backup mode are of this backup; a server writes others as it likes.
+        if entry.type != model.FILE or name == relfile.CONTROL_FILE:
+            continue
+        if not name.startswith(("base/", "global/", "pg_tblspc/", "pg_xact/", "pg_multixact/")):
+            continue
+        names.add(name)
+        ours, theirs = contents.read(entry), (lab.cluster.data_dir / name).read_bytes()
+        assert ours == theirs or (not strict and not list(different_pages(name, ours, theirs))), name
+    assert len(names) > 500
+    return names
