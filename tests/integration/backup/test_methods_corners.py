@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "summarize_wal": True,
     "wal_keep_size": "512MB",
 }
+SEGMENT_BYTES = 1 << 30
 
 
 @pytest.fixture
@@ -176,6 +177,37 @@ def test_a_tablespace_that_moved(ways: WaysLab) -> None:
     cluster.execute("UPDATE rows_0 SET n = -n WHERE n % 1000 = 0")
     taken = all_ways(ways, parent, ways_of(cluster))
     restores(ways, taken["all there is"], "--tablespace", f"{new}={ways.place('restored-elsewhere')}")
+
+
+def test_cut_back_across_segments_and_grown_again(ways: WaysLab) -> None:
+    """A relation of more than a segment file, which is nearly all holes: VACUUM leaves a part of the first file."""
+    cluster = ways.cluster
+    cluster.execute("CREATE TABLE wide AS SELECT n FROM generate_series(1, 5000) n")
+    path = cluster.relation_path("wide")
+    following = path.with_name(f"{path.name}.1")
+    cluster.stop()
+    os.truncate(path, SEGMENT_BYTES)
+    following.touch(mode=0o600)
+    os.truncate(following, 64 * 8192)
+    ways.workspace.account.own(following)
+    cluster.start()
+    # Into the last page that there is.
+    cluster.execute("INSERT INTO wide SELECT n FROM generate_series(10001, 10050) n")
+    parent = begin(ways)
+    assert backed_up_bytes(ways, parent, following) == 64 * 8192
+    cluster.execute("DELETE FROM wide WHERE n > 3000")
+    cluster.execute("VACUUM wide")
+    assert (path.stat().st_size < 1 << 20, following.stat().st_size) == (True, 0)
+    chosen = [way for way in ways_of(cluster) if way.times]
+    all_ways(ways, parent, chosen)
+    ways.show(parent)
+    cluster.execute("COPY wide FROM PROGRAM 'seq 1 20000'")
+    taken = all_ways(ways, parent, ways_of(cluster))
+    restores(ways, taken["all there is"])
+
+
+def backed_up_bytes(lab: WaysLab, backup_id: str, path: Path) -> int:
+    return int(lab.entries(backup_id)[str(path.relative_to(lab.cluster.data_dir))].size)
 
 
 def test_a_file_put_back(ways: WaysLab) -> None:
