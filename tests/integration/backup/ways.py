@@ -165,14 +165,14 @@ def noting(words: str) -> Iterator[None]:
         raise
 
 
-def as_on_disk(lab: WaysLab, backup_id: str) -> set[str]:
+def as_on_disk(lab: WaysLab, backup_id: str, *, strict: bool | None = None) -> set[str]:
     """Compares each file with the disk; returns their paths.
 
     Byte by byte. Only without checksums hints are written without a trace, and a way that reads what the summaries
-    name alone has the older page, which is as good.
+    name alone has the older page, which is as good. ``strict`` is said when the parent is of another host.
     """
     contents = lab.contents(backup_id)
-    strict = lab.cluster.checksums
+    strict = lab.cluster.checksums if strict is None else strict
     names = set()
     for entry in contents.manifest.entries():
         name = os.fsdecode(entry.path)
