@@ -183,6 +183,7 @@ def test_cut_back_across_segments_and_grown_again(ways: WaysLab) -> None:
     """A relation of more than a segment file, which is nearly all holes: VACUUM leaves a part of the first file."""
     cluster = ways.cluster
     cluster.execute("CREATE TABLE wide AS SELECT n FROM generate_series(1, 5000) n")
+    cluster.execute("CREATE TABLE narrow AS SELECT n FROM generate_series(1, 50000) n")
     path = cluster.relation_path("wide")
     following = path.with_name(f"{path.name}.1")
     cluster.stop()
@@ -202,6 +203,13 @@ def test_cut_back_across_segments_and_grown_again(ways: WaysLab) -> None:
     all_ways(ways, parent, chosen)
     ways.show(parent)
     cluster.execute("COPY wide FROM PROGRAM 'seq 1 20000'")
+    # Cut to nothing, then made longer by more than it needs: zeros that WAL does not know, where the parent has rows.
+    cluster.execute("DELETE FROM narrow")
+    cluster.execute("VACUUM narrow")
+    for count in (1000, 3000):
+        cluster.execute(f"COPY narrow FROM PROGRAM 'seq 1 {count}'")
+    cluster.checkpoint()
+    assert cluster.relation_path("narrow").read_bytes().endswith(bytes(8192))
     taken = all_ways(ways, parent, ways_of(cluster))
     restores(ways, taken["all there is"])
 
