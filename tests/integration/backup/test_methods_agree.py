@@ -71,7 +71,7 @@ def test_methods_agree(workspace: Workspace, runtime: Path, major: str, checksum
             changes.steps(STEPS)
             is_last = number == ROUNDS - 1
             ways = [way for way in ways_of(cluster) if way.times or is_last]
-            taken = all_ways(lab, parent, ways)
+            taken = all_ways(lab, parent, ways, full=True)
             changes.steps(MORE_STEPS)
             if number % RESTORED_ROUNDS == RESTORED_ROUNDS - 1 or is_last:
                 compare_restored(lab, taken, f"point-{number}")

@@ -137,8 +137,8 @@ class WaysLab(RestoreLab):
         return self.locations["local"] / "manifests/main" / backup_id
 
 
-def all_ways(lab: WaysLab, parent: str, ways: Sequence[Way]) -> dict[str, str]:
-    """Backups by the name of their way, none of which sees another."""
+def all_ways(lab: WaysLab, parent: str, ways: Sequence[Way], *, full: bool = False) -> dict[str, str]:
+    """Backups by the name of their way, none of which sees another, and with ``full`` a full one. All are hidden."""
     taken: dict[str, str] = {}
     names: set[str] | None = None
     for way in ways:
@@ -150,10 +150,12 @@ def all_ways(lab: WaysLab, parent: str, ways: Sequence[Way]) -> dict[str, str]:
             assert names is None or found == names
         names = found
         lab.hide(backup["backup_id"])
-    full = lab.backup("full")["backup_id"]
-    assert as_on_disk(lab, full) == names
-    lab.hide(full, parent)
-    return {**taken, "full": full}
+    if full:
+        taken["full"] = lab.backup("full")["backup_id"]
+        assert as_on_disk(lab, taken["full"]) == names
+        lab.hide(taken["full"])
+    lab.hide(parent)
+    return taken
 
 
 @contextlib.contextmanager
