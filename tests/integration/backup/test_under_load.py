@@ -21,17 +21,23 @@ from tests.lab import (
 )
 
 from .lab import BackupLab
+from .test_wal_summaries import programs
 
 
 @pytest.mark.parametrize(
-    ("tablespaces", "checksums"),
-    [("directory", True), ("in_place", False)],
-    ids=["tablespaces", "in-place-tablespaces-no-checksums"],
+    ("major", "tablespaces", "checksums", "method"),
+    [
+        ("15", "directory", True, "page-lsn"),
+        ("15", "in_place", False, "content"),
+        ("17", "directory", True, "wal-summary"),
+    ],
+    ids=["tablespaces", "in-place-tablespaces-no-checksums", "summaries"],
 )
 def test_every_backup_under_load_restores(
-    workspace: Workspace, runtime: Path, pg: Installation, tablespaces: str, checksums: bool
+    workspace: Workspace, runtime: Path, major: str, tablespaces: str, checksums: bool, method: str
 ) -> None:
-    cluster = workspace.cluster(installation=pg, checksums=checksums)
+    settings = {"summarize_wal": True} if method == "wal-summary" else {}
+    cluster = workspace.cluster(installation=programs(major), checksums=checksums, settings=settings)
     backups = BackupLab(workspace, runtime, cluster)
     sample_data(cluster, 8)
     storm = DdlStorm(workspace, cluster, tablespaces=tablespaces)
@@ -43,7 +49,7 @@ def test_every_backup_under_load_restores(
             taken.append(backups.backup("incremental"))
     assert [backup["type"] for backup in taken] == ["full", *["incremental"] * 3]
     assert {backup["status"] for backup in taken} == {"ok"}
-    assert taken[-1]["change_detection"]["method"] == ("page-lsn" if checksums else "content")
+    assert taken[-1]["change_detection"]["method"] == method
     golden = golden_dump(cluster)
     cluster.wait_archived(cluster.switch_wal())
     cluster.stop()
