@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -28,8 +29,8 @@ def entry(path: str, *packs: int) -> Entry:
     )  # fmt: skip
 
 
-def written(directory: Path) -> Path:
-    draft = DraftWriter(directory, KEY, HEADER)
+def written(directory: Path, header: BackupHeader = HEADER) -> Path:
+    draft = DraftWriter(directory, KEY, header)
     draft.entry(entry("a", 0))
     draft.entry(entry("b", 0, 1))
     draft.pack(PackRow(0, 100, b"d", 90))
@@ -42,7 +43,7 @@ def written(directory: Path) -> Path:
     draft.entry(entry("f", 0))
     draft.pack(PackRow(1, 100, b"d", 90))
     draft.close()
-    return directory / f"{HEADER.backup_id}.draft"
+    return next(directory.glob(f"{header.backup_id}.*"))
 
 
 def paths(draft: Draft) -> list[bytes]:
@@ -97,11 +98,38 @@ def test_the_best_comes_first_and_the_useless_go(tmp_path: Path) -> None:
     less.write_bytes(data[:-300])
     (tmp_path / "20261128T120000Z-00000001.draft").write_bytes(b"")
     (tmp_path / "20261128T130000Z-00000001.draft").write_bytes(os.urandom(1000))
-    found = read_drafts(tmp_path, KEY)
+    found = read_drafts(tmp_path, KEY, model.FULL)
     assert [draft.path for draft in found] == [path, less]
     assert sorted(tmp_path.iterdir()) == sorted([path, less])
-    assert read_drafts(tmp_path, bytes(32)) == []
+    assert read_drafts(tmp_path, bytes(32), model.FULL) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_kinds_are_kept_apart(tmp_path: Path) -> None:
+    """An incremental's draft has not everything: it never passes for that of a full backup, whatever its name."""
+    full = written(tmp_path)
+    parent = "20261127T100000Z-00000001"
+    incremental = written(
+        tmp_path,
+        dataclasses.replace(HEADER, kind=model.INCREMENTAL, parent=parent, backup_id="20261128T110000Z-00000001"),
+    )
+    found = read_drafts(tmp_path, KEY, model.INCREMENTAL)
+    assert [(draft.path, draft.header.parent) for draft in found] == [(incremental, parent)]
+    assert [draft.path for draft in read_drafts(tmp_path, KEY, model.FULL)] == [full]
+    incremental.rename(full)
+    assert read_drafts(tmp_path, KEY, model.FULL) == []
+
+
+def test_what_a_run_has_brought() -> None:
+    """Packs of the runs that it went on from count as its own, those of its parent do not."""
+    rows = [ForeignPackRow("20261127T100000Z-00000001", 0, 500, b"p", 500), ForeignPackRow("dead", 0, 70, b"d", 70)]
+    header = dataclasses.replace(
+        HEADER, kind=model.INCREMENTAL, packs=[PackRow(0, 4, b"o", 4)], foreign=rows,
+        change_detection={"interrupted": ["dead"]},
+    )  # fmt: skip
+    assert header.stored_bytes_own == 74
+    assert dataclasses.replace(header, change_detection={}).stored_bytes_own == 4
+    assert dataclasses.replace(header, kind=model.FULL, change_detection={}).stored_bytes_own == 574
 
 
 def test_a_full_disk_ends_the_draft_and_nothing_else() -> None:

@@ -30,12 +30,13 @@ from .archive_wait import WalNotArchived, WalWait, archived_here, wait_for_wal
 from .backup_header import Copied, draft_header, new_header
 from .backup_mode import Stopped, start_backup, stop_backup
 from .backup_wal import bring_wal
+from .basis import Basis, KnownEntries
 from .changes import ClusterState, Witness
 from .connection import Connection
 from .control import read_control
 from .copier import Copier
 from .last_files import control_file, files_of_backup_mode
-from .parent import Choice, Parent, ParentEntries, choose_parent, leave_out, open_parent
+from .parent import Choice, Parent, choose_parent, leave_out, open_parent
 from .preflight import Facts, examine
 from .reader import PageRules
 from .readers import Readers
@@ -53,7 +54,6 @@ if t.TYPE_CHECKING:
     from ..config import ClusterConfig, Config
     from ..errors import CryoError
     from ..events import Reporter
-    from ..repository.draft import Draft
     from ..repository.model import BackupHeader
     from ..repository.session import CommitResult
     from ..storage.base import Location
@@ -142,7 +142,8 @@ class _Run:
             self._reporter.warn(f"{newer.message}. {newer.hint}")
         state = cluster_state(facts, started_at)
         choice = choose(self._repository, self._cluster.name, kind, state, self._reporter)
-        draft = find_draft(self._config, self._cluster.name, self._repository, facts, state)
+        based_on = choice.record.id if choice.record is not None else None
+        draft = find_draft(self._config, self._cluster.name, self._repository, facts, state, based_on)
         room = Checked()
         if space_check:
             room = leave_room(
@@ -163,34 +164,35 @@ class _Run:
             parent=choice.record,
             now=started_at,
             spool=self._config.state_directory,
-            draft=draft if choice.record is None else None,
+            draft=draft,
         ) as session:
             for location, most in room.quotas:
                 session.packs.limit(location, most)
             parent, reason = _open_parent(session, choice, state)
             if parent is None and kind == model.INCREMENTAL:
                 self._reporter.note(f"taking a full backup: {reason}")
-            if parent is None and session.draft is not None:
-                parent = self._go_on_from(session.draft, state)
-            copied = self._copy(session, facts, state, parent, room.left, fast_checkpoint=fast_checkpoint)
+            basis = self._basis(session, state, parent)
+            copied = self._copy(session, facts, state, basis, room.left, fast_checkpoint=fast_checkpoint)
             self._wait_for_wal(session, facts, copied.stopped)
             header = new_header(session, facts, state, copied, reason, label, started_at, finished_at=self._clock())
             commit = session.commit(header)
-        if header.kind == model.FULL:
-            forget(self._config, self._cluster.name)
+        forget(self._config, self._cluster.name, header.kind)
         return self._result(kind, header, commit, time.monotonic() - began)
 
-    def _go_on_from(self, draft: Draft, state: ClusterState) -> Parent:
+    def _basis(self, session: BackupSession, state: ClusterState, parent: Parent | None) -> Basis:
+        draft = session.draft
+        if draft is None or draft.header.parent != (parent.manifest.header.backup_id if parent is not None else None):
+            return Basis(parent)
         interrupted, done = draft.header.backup_id, format_bytes(draft.bytes)
-        self._reporter.note(f"going on from backup {interrupted}, which was interrupted: {done} of it are done")
-        return as_parent(draft, state)
+        self._reporter.note(f"going on from backup {interrupted}, which was interrupted: files of {done} are done")
+        return Basis(parent, as_parent(draft, state, parent))
 
     def _copy(
         self,
         session: BackupSession,
         facts: Facts,
         state: ClusterState,
-        parent: Parent | None,
+        basis: Basis,
         room: int | None,
         *,
         fast_checkpoint: bool,
@@ -200,19 +202,16 @@ class _Run:
         data_directory = self._cluster.data_directory
         start_lsn = start_backup(self._connection, f"cryobackup {session.backup_id}", fast=fast_checkpoint)
         next_oid = read_control(data_directory / CONTROL_FILE).next_oid
-        marks: Marks | None = None
-        if session.parent is None:
-            header = draft_header(session, facts, state, start_lsn, next_oid)
-            directory = drafts_directory(self._config, self._cluster.name)
-            marks = Marks(session.keep_draft(directory, header), self._connection)
-        if parent is not None:
+        header = draft_header(session, facts, state, basis, start_lsn, next_oid)
+        directory = drafts_directory(self._config, self._cluster.name)
+        marks = Marks(session.keep_draft(directory, header), self._connection)
+        if basis.parent is not None or basis.draft is not None:
             self._reporter.phase("asking for changes")
-            parent = parent.asked(self._connection, facts.version, state.history, start_lsn)
+            basis = basis.asked(self._connection, facts.version, state.history, start_lsn)
 
         def advance(size: int) -> None:
             self._reporter.advance(size)
-            if marks is not None:
-                marks.tick()
+            marks.tick()
 
         walk = Walk(
             data_directory,
@@ -234,27 +233,24 @@ class _Run:
                 readers,
                 block_size=state.block_size,
                 segment_blocks=state.segment_blocks,
-                guards=parent.guards if parent else None,
-                versions=parent.versions if parent else {},
                 advance=advance,
                 compaction=None
-                if parent is None or parent.is_draft
-                else plan_compaction(pack_uses(parent.manifest.header), room=room),
+                if basis.parent is None
+                else plan_compaction(pack_uses(basis.parent.manifest.header), room=room),
             )
-            self._reporter.phase("copying", self._expected_bytes(parent))
-            self._copy_all(walk, copier, parent)
+            self._reporter.phase("copying", self._expected_bytes(basis.parent))
+            self._copy_all(walk, copier, basis)
             control = control_file(data_directory)
             self._reporter.phase("stopping")
             stopped = self._stop(facts)
             for found, contents in (*files_of_backup_mode(stopped, control[0]), control):
                 copier.add_contents(found, contents)
             readers.finish()
-            if marks is not None:
-                marks.set()
+            marks.set()
         copier.settle(stopped.stop_lsn)
         if copier.counters.partial_pages:
             self._reporter.warn(f"{copier.counters.partial_pages} files of relations do not end with a whole page")
-        return Copied(copier, parent, stopped, walk.tablespaces, start_lsn, next_oid)
+        return Copied(copier, basis, stopped, walk.tablespaces, start_lsn, next_oid)
 
     def _stop(self, facts: Facts) -> Stopped:
         try:
@@ -268,8 +264,8 @@ class _Run:
             finish_segment(self._connection, self._cluster, stopped.stop_lsn, self._reporter)
         return stopped
 
-    def _copy_all(self, walk: Walk, copier: Copier, parent: Parent | None) -> None:
-        entries = ParentEntries(parent.manifest if parent else None)
+    def _copy_all(self, walk: Walk, copier: Copier, basis: Basis) -> None:
+        entries = KnownEntries(basis)
         for found in walk:
             copier.add(found, entries.at(found.path))
             self._connection.keep_alive()
@@ -277,7 +273,7 @@ class _Run:
 
     def _expected_bytes(self, parent: Parent | None) -> int | None:
         """What there is to copy, roughly, for people who wait."""
-        if parent is not None and not parent.is_draft:
+        if parent is not None:
             return parent.manifest.header.totals.bytes_source
         return cluster_bytes(self._connection)
 
@@ -375,9 +371,9 @@ def leave_room(
     *,
     there: int = 0,
 ) -> Checked:
-    """``check_room`` for the backup that would be made. ``there``: bytes of a full one that are stored already."""
+    """``check_room`` for the backup that would be made. ``there``: bytes of it that are stored already."""
     kind = model.FULL if choice.record is None else model.INCREMENTAL
-    wanted = Wanted(source, kind, cluster_bytes(connection), there if kind == model.FULL else 0)
+    wanted = Wanted(source, kind, cluster_bytes(connection), there)
     return check_room(
         config, repository, wanted, lambda: Catalog.load(repository, source).backups, now=now, reporter=reporter
     )

@@ -25,9 +25,9 @@ if t.TYPE_CHECKING:
 
     from ..repository.session import BackupSession
     from .backup_mode import Stopped
+    from .basis import Basis
     from .changes import ClusterState
     from .copier import Copier
-    from .parent import Parent
     from .preflight import Facts
 
 
@@ -36,21 +36,16 @@ class Copied:
     """What the time between start and stop brought."""
 
     copier: Copier
-    parent: Parent | None
+    basis: Basis
     stopped: Stopped
     tablespaces: dict[int, str]
     """Those whose links were met: OID to directory."""
     start_lsn: int
     next_oid: int
 
-    @property
-    def draft(self) -> BackupHeader | None:
-        """Of the interrupted backup that this one went on from."""
-        return self.parent.manifest.header if self.parent is not None and self.parent.is_draft else None
-
 
 def draft_header(
-    session: BackupSession, facts: Facts, state: ClusterState, start_lsn: int, next_oid: int
+    session: BackupSession, facts: Facts, state: ClusterState, basis: Basis, start_lsn: int, next_oid: int
 ) -> BackupHeader:
     """What a backup that has just started says of itself, should it be interrupted."""
     at = state.now.isoformat(timespec="microseconds")
@@ -73,11 +68,12 @@ def draft_header(
         data_directory=facts.data_directory,
         next_oid=next_oid,
     )
+    parent = basis.parent
     return BackupHeader(
         backup_id=session.backup_id,
         source=session.source,
-        kind=model.FULL,
-        parent=None,
+        kind=model.FULL if parent is None else model.INCREMENTAL,
+        parent=None if parent is None else parent.manifest.header.backup_id,
         status=model.OK,
         label="",
         started_at=at,
@@ -85,7 +81,7 @@ def draft_header(
         host=host_name(),
         tool_version=__version__,
         postgres=info,
-        change_detection={"witness": state.witness.as_dict()},
+        change_detection={"witness": state.witness.as_dict(), "interrupted": basis.interrupted},
         totals=Totals(),
     )
 
@@ -101,7 +97,7 @@ def new_header(
     finished_at: dt.datetime,
 ) -> BackupHeader:
     """``reason``: why there is this parent, or none."""
-    copier, parent = copied.copier, None if copied.draft else copied.parent
+    copier, parent = copied.copier, copied.basis.parent
     return BackupHeader(
         backup_id=session.backup_id,
         source=session.source,
@@ -162,13 +158,15 @@ def _text(path: str) -> str:
 def _change_detection(
     copied: Copied, reason: str, state: ClusterState, compaction: dict[str, t.Any] | None
 ) -> dict[str, t.Any]:
-    parent, copier = copied.parent, copied.copier
+    basis, copier = copied.basis, copied.copier
     found: dict[str, t.Any] = {"method": "full", "reason": reason}
-    if copied.draft is not None:
-        found["resumed"] = copied.draft.backup_id
+    if basis.draft is not None:
+        found["resumed"] = basis.draft.manifest.header.backup_id
+        found["interrupted"] = basis.interrupted
+    parent = basis.parent or basis.draft
     if parent is not None:
         guards = parent.guards
-        if not parent.is_draft:
+        if basis.parent is not None:
             found["method"] = str(guards.method)
         found["since_lsn"] = format_lsn(guards.since_lsn)
         # Why a better way was not open, for those who wonder about the size of the backup.

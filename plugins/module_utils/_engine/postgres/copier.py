@@ -13,18 +13,20 @@ from ..repository import extents as xt
 from ..repository import model
 from ..repository.model import Damage, Entry
 from . import relfile
-from .changes import Guards, Identity, Method, Plan, is_racy, is_same_version_file, plan_file
+from .changes import Identity, Method, Plan, is_racy, is_same_version_file, plan_file
 from .compaction import Compactor
 from .frames import UNIT_BYTES, store_units
 from .reader import CHUNK_BYTES, Piece, PieceResult
 from .walk import Found, identity_of
 
 if t.TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from ..repository.compaction import CompactionPlan
     from ..repository.session import BackupSession
+    from .basis import Known
     from .changed_blocks import Blocks
+    from .parent import Parent
     from .readers import Readers, Results
     from .relfile import RelationFile
 
@@ -56,7 +58,7 @@ class Counters:
     pages_read: int = 0
     pages_stored: int = 0
     bytes_referenced: int = 0
-    """Of this backup's files, taken over from the parent."""
+    """Of this backup's files, taken over from earlier packs."""
     partial_pages: int = 0
     """Files of relations that do not end on a page's border."""
 
@@ -82,6 +84,8 @@ class _Waiting:
     found: Found
     plan: Plan
     parts: Sequence[tuple[_Batch, int]]
+    parent: Parent | None
+    """Whose the entry in the plan is."""
 
     @property
     def is_ready(self) -> bool:
@@ -95,8 +99,8 @@ class _Waiting:
 class Copier:
     """Give it everything that was found, in order; then call ``finish``. For one thread.
 
-    ``guards`` is None for a full backup. ``versions``: the parent's entries of PG_VERSION files.
-    ``advance`` is told how many bytes of the source are done. ``compaction``: what is stored again besides.
+    ``advance`` is told how many bytes of the source are done. ``compaction``: what of the parent's is stored again
+    besides.
     """
 
     def __init__(
@@ -106,8 +110,6 @@ class Copier:
         *,
         block_size: int,
         segment_blocks: int,
-        guards: Guards | None,
-        versions: Mapping[bytes, Entry],
         advance: Callable[[int], None],
         compaction: CompactionPlan | None = None,
     ) -> None:
@@ -115,8 +117,6 @@ class Copier:
         self._readers = readers
         self._block_size = block_size
         self._segment_blocks = segment_blocks
-        self._guards = guards
-        self._versions = versions
         self._advance = advance
         self.compactor = (
             None if compaction is None else Compactor(compaction, block_size=block_size, small_bytes=_SMALL_FILE_BYTES)
@@ -124,7 +124,7 @@ class Copier:
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._waiting_extent_bytes = 0
         self._batch = _Batch()
-        self._directory: tuple[bytes, bool] = (b"", False)
+        self._directories: dict[bool, tuple[bytes, bool]] = {}
         self.counters = Counters()
         self.damage: list[Damage] = []
         self.pages_kept = 0
@@ -134,15 +134,15 @@ class Copier:
         self.users: set[int] = set()
         self.groups: set[int] = set()
 
-    def add(self, found: Found, parent: Entry | None) -> None:
-        """The next file, directory or link, and the parent's entry of the same path if there is one."""
+    def add(self, found: Found, known: Known | None) -> None:
+        """The next file, directory or link, and what is known of that path from before."""
         plan, parts = Plan(Method.STORE), list[tuple[_Batch, int]]()
         if found.type == model.FILE:
             relation = relfile.relation_file(found.text)
-            plan = self._plan(found, relation, parent)
+            plan = self._plan(found, relation, known)
             if plan.reads:
-                parts = self._schedule(found, plan, relation)
-        waiting = _Waiting(found, plan, parts)
+                parts = self._schedule(found, plan, relation, known.parent.guards.since_lsn if known else 0)
+        waiting = _Waiting(found, plan, parts, known.parent if known is not None else None)
         self._waiting.append(waiting)
         self._waiting_extent_bytes += waiting.extent_bytes
         while self._waiting and (self._is_full() or self._waiting[0].is_ready):
@@ -159,7 +159,7 @@ class Copier:
 
         units = np.ones(-(-len(contents) // UNIT_BYTES), np.bool_)
         rows = store_units(self._readers.writer, 0, memoryview(contents), units, UNIT_BYTES)
-        self._add_entry(found, found.identity, xt.build(rows))
+        self._add_entry(found, found.identity, xt.build(rows), worth_noting=False)
 
     def settle(self, stop_lsn: int) -> None:
         """Now that it is known where WAL ended: broken pages that it does not write again are damage."""
@@ -175,43 +175,48 @@ class Copier:
 
     # What is to be read
 
-    def _plan(self, found: Found, relation: RelationFile | None, parent: Entry | None) -> Plan:
-        if self._guards is None:
+    def _plan(self, found: Found, relation: RelationFile | None, known: Known | None) -> Plan:
+        if known is None:
             return Plan(Method.STORE)
-        same = relation is not None and self._is_same_directory(found)
+        same = relation is not None and self._is_same_directory(found, known.parent)
         plan = plan_file(
             found.identity,
             relation,
-            parent,
-            self._guards,
+            known.entry,
+            known.parent.guards,
             same_directory=same,
             block_size=self._block_size,
             segment_blocks=self._segment_blocks,
         )
-        return plan if self.compactor is None else self.compactor.extend(plan, found.identity, relation)
+        if self.compactor is None or known.parent.is_draft:  # that run did its share, and numbers packs its own way
+            return plan
+        return self.compactor.extend(plan, found.identity, relation)
 
-    def _is_same_directory(self, found: Found) -> bool:
+    def _is_same_directory(self, found: Found, parent: Parent) -> bool:
         """Whether the relation's database directory is the one that the parent saw."""
         directory = found.path.rpartition(b"/")[0]
         if directory == b"global":
             return True
-        if self._directory[0] != directory:
+        last, same = self._directories.get(parent.is_draft, (b"", False))
+        if last != directory:
             now = identity_of(found.source.rpartition(b"/")[0] + b"/PG_VERSION")
-            entry = self._versions.get(directory + b"/PG_VERSION")
-            self._directory = directory, is_same_version_file(entry, now)
-        return self._directory[1]
+            same = is_same_version_file(parent.versions.get(directory + b"/PG_VERSION"), now)
+            self._directories[parent.is_draft] = directory, same
+        return same
 
-    def _schedule(self, found: Found, plan: Plan, relation: RelationFile | None) -> list[tuple[_Batch, int]]:
+    def _schedule(
+        self, found: Found, plan: Plan, relation: RelationFile | None, since_lsn: int
+    ) -> list[tuple[_Batch, int]]:
         first_block = relation.first_block(self._segment_blocks) if relation is not None else None
         size = found.identity.size
         if plan.blocks is not None:
             return self._schedule_blocks(found, plan, plan.blocks, first_block)
         if size <= _SMALL_FILE_BYTES:
-            return [self._add_to_batch(self._piece(found, plan, first_block, 0, size))]
+            return [self._add_to_batch(self._piece(found, plan, first_block, since_lsn, 0, size))]
         parts = []
         for start in range(0, size, PIECE_BYTES):
             batch = _Batch()
-            number = batch.add(self._piece(found, plan, first_block, start, min(start + PIECE_BYTES, size)))
+            number = batch.add(self._piece(found, plan, first_block, since_lsn, start, min(start + PIECE_BYTES, size)))
             self._submit(batch)
             parts.append((batch, number))
         return parts
@@ -242,16 +247,15 @@ class Copier:
             self._submit(batch)
         return parts
 
-    def _piece(self, found: Found, plan: Plan, first_block: int | None, start: int, stop: int) -> Piece:
+    def _piece(self, found: Found, plan: Plan, first_block: int | None, since_lsn: int, start: int, stop: int) -> Piece:
         whole = found.identity.size <= _SMALL_FILE_BYTES
         piece = Piece(
             found.source, start, stop, found.identity.device, found.identity.inode, first_block, plan.method, whole
         )
-        if plan.parent is None or self._guards is None:
+        if plan.parent is None:
             return piece
         if plan.method is Method.PAGE_LSN:
-            since = self._guards.since_lsn
-            return dataclasses.replace(piece, since_lsn=since, parent_size=plan.parent.size, again=plan.again)
+            return dataclasses.replace(piece, since_lsn=since_lsn, parent_size=plan.parent.size, again=plan.again)
         extents = xt.unpack(plan.parent.extents) if plan.comparable is None else plan.comparable
         return dataclasses.replace(piece, parent_extents=extents if whole else xt.cut(extents, start, stop))
 
@@ -273,13 +277,17 @@ class Copier:
         waiting = self._waiting.popleft()
         self._waiting_extent_bytes -= waiting.extent_bytes
         found, plan = waiting.found, waiting.plan
+        from_draft = waiting.parent is not None and waiting.parent.is_draft
         if found.type != model.FILE:
-            self._add_entry(found, found.identity, xt.empty())
+            self._add_entry(found, found.identity, xt.empty(), worth_noting=False)
         elif not plan.reads and plan.parent is not None:
             self.counters.files_unchanged += 1
-            self._add_entry(found, found.identity, self._refer(xt.unpack(plan.parent.extents)))
+            extents = self._refer(xt.unpack(plan.parent.extents), from_draft=from_draft)
+            # What the parent tells without reading it will tell the next run as well.
+            self._add_entry(found, found.identity, extents, worth_noting=from_draft)
         else:
-            self._emit_read(found, plan, [self._result(batch, number) for batch, number in waiting.parts])
+            results = [self._result(batch, number) for batch, number in waiting.parts]
+            self._emit_read(found, plan, results, from_draft=from_draft)
         self._advance(found.identity.size)
 
     def _result(self, batch: _Batch, number: int) -> PieceResult:
@@ -289,9 +297,10 @@ class Copier:
             raise RuntimeError("a batch was submitted and has no future")
         return self._readers.result(batch.future)[number]
 
-    def _emit_read(self, found: Found, plan: Plan, results: list[PieceResult]) -> None:
+    def _emit_read(self, found: Found, plan: Plan, results: list[PieceResult], *, from_draft: bool) -> None:
         counters = self.counters
-        counters.bytes_read += sum(result.bytes_read for result in results)
+        bytes_read = sum(result.bytes_read for result in results)
+        counters.bytes_read += bytes_read
         if any(result.vanished for result in results):
             counters.files_vanished += 1
             return
@@ -305,14 +314,15 @@ class Copier:
             identity, seen = Identity.of_status(first.status), first.seen_ns
         extents = xt.concatenate([result.extents for result in results])
         if plan.parent is not None and not first.replaced:
-            kept = self._refer(xt.uncovered(xt.unpack(plan.parent.extents), extents, identity.size))
+            kept = xt.uncovered(xt.unpack(plan.parent.extents), extents, identity.size)
+            kept = self._refer(kept, from_draft=from_draft)
             extents = xt.concatenate([kept, extents])
             extents.sort(order="offset")
         self._count(plan, replaced=first.replaced)
         flags = self._note_damage(found, results)
         if is_racy(identity, seen):
             flags |= model.RACY
-        self._add_entry(found, identity, extents, flags)
+        self._add_entry(found, identity, extents, flags, worth_noting=from_draft or bytes_read > 0)
 
     def _count(self, plan: Plan, *, replaced: bool) -> None:
         if plan.method is Method.UNCHANGED:
@@ -339,17 +349,19 @@ class Copier:
         if len(self.damage) < _DAMAGED_FILES_LISTED:
             self.damage.append(Damage(path, blocks[:_DAMAGED_BLOCKS_LISTED]))
 
-    def _refer(self, extents: xt.Extents) -> xt.Extents:
-        """Take over extents of the parent."""
+    def _refer(self, extents: xt.Extents, *, from_draft: bool) -> xt.Extents:
+        """Take over extents of the parent, or of the draft."""
         stored = extents["pack"] != xt.ZEROS
         self.counters.bytes_referenced += int(extents["length"][stored].sum(dtype="u8"))
-        return self._session.refer(extents)
+        return self._session.refer(extents, draft=from_draft)
 
-    def _add_entry(self, found: Found, identity: Identity, extents: xt.Extents, flags: int = 0) -> None:
+    def _add_entry(
+        self, found: Found, identity: Identity, extents: xt.Extents, flags: int = 0, *, worth_noting: bool
+    ) -> None:
         self.users.add(found.uid)
         self.groups.add(found.gid)
         if found.type == model.FILE:
             self.counters.files += 1
             self.counters.bytes_source += identity.size
         entry = Entry(found.path, found.type, found.mode, found.uid, found.gid, *identity, flags, found.target)
-        self._session.add(entry, extents)
+        self._session.add(entry, extents, worth_noting=worth_noting)

@@ -107,7 +107,7 @@ class Parent:
     """A parent whose manifest was read to its end once, so that it will not fail half-way."""
 
     manifest: Manifest | Draft
-    """A draft: the backup is a full one that goes on from it."""
+    """A draft: what an interrupted backup had finished, which takes a parent's place for the files in it."""
     guards: Guards
     versions: dict[bytes, Entry]
     """Entries of the PG_VERSION files of database directories, by path."""

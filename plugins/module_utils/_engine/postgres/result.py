@@ -19,6 +19,8 @@ if t.TYPE_CHECKING:
     from ..repository.model import BackupHeader, Damage
 
 DEGRADED: t.Final = "degraded"
+_NOT_FOR_PEOPLE: t.Final = {"witness", "compaction", "interrupted"}
+"""Of how changes were found: what later backups need, and what stands elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class BackupResult:
             "finished_at": self.finished_at.isoformat(),
             "seconds": round(self.seconds, 3),
             "change_detection": {
-                name: value for name, value in self.change_detection.items() if name not in ("witness", "compaction")
+                name: value for name, value in self.change_detection.items() if name not in _NOT_FOR_PEOPLE
             },
             "locations": {
                 name: _location(error, self.requests.get(name, {})) for name, error in self.locations.items()

@@ -1,11 +1,12 @@
 # Copyright (c) 2026, CryoProtect Backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Going on from a full backup that was interrupted.
+"""Going on from a backup that was interrupted.
 
 What it had finished is to the next one what a parent is to an incremental, with the same conditions and its own start:
-files that did not change since need no reading, pages that did are read again. The backup stays a full one, and
-nothing in it is older than a parent's would be.
+files that did not change since need no reading, pages that did are read again. A full backup that goes on from a full
+one stays a full one; an incremental has two then, file by file: what the interrupted run finished, and for the rest
+the parent of both (docs/decisions/0016).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import dataclasses
 import time
 import typing as t
 
-from ..repository.draft import Draft, DraftWriter, read_drafts, remove
+from ..repository import model
+from ..repository.draft import Draft, DraftWriter, drafts_of, read_drafts, remove
 from .changes import guards, parent_problem
 from .parent import Parent, database_versions
 
@@ -39,11 +41,14 @@ def drafts_directory(config: Config, source: str) -> Path:
     return config.state_directory / "interrupted" / source
 
 
-def find_draft(config: Config, source: str, repository: Repository, facts: Facts, state: ClusterState) -> Draft | None:
-    """The one that has most in it of those that a backup of the cluster can go on from now."""
+def find_draft(
+    config: Config, source: str, repository: Repository, facts: Facts, state: ClusterState, parent: str | None
+) -> Draft | None:
+    """The one that has most in it of those that a backup of the cluster with that parent can go on from now."""
     best: Draft | None = None
-    for draft in read_drafts(drafts_directory(config, source), repository.keys.digest_key):
-        if _problem(draft, facts, state) is not None:
+    kind = model.FULL if parent is None else model.INCREMENTAL
+    for draft in read_drafts(drafts_directory(config, source), repository.keys.digest_key, kind):
+        if draft.header.parent != parent or _problem(draft, facts, state) is not None:
             continue
         if best is None:
             best = draft
@@ -61,9 +66,11 @@ def _problem(draft: Draft, facts: Facts, state: ClusterState) -> str | None:
     return parent_problem(dataclasses.replace(draft.header, postgres=seen), state)
 
 
-def as_parent(draft: Draft, state: ClusterState) -> Parent:
-    """Raises nothing that ``Draft`` did not."""
-    return Parent(draft, guards(draft.header, state), database_versions(draft))
+def as_parent(draft: Draft, state: ClusterState, before: Parent | None) -> Parent:
+    """``before``: the parent that the interrupted backup had. Raises nothing that ``Draft`` did not."""
+    # A database directory that is the one that was there before the interrupted run is the one that that run saw.
+    versions = (before.versions if before is not None else {}) | database_versions(draft)
+    return Parent(draft, guards(draft.header, state), versions)
 
 
 class Marks:
@@ -85,7 +92,9 @@ class Marks:
         self._last = time.monotonic()
 
 
-def forget(config: Config, source: str) -> None:
-    """There is a full backup now: nothing of what was interrupted before is of use any more."""
-    for path in drafts_directory(config, source).glob("*"):
-        remove(path)
+def forget(config: Config, source: str, kind: str) -> None:
+    """There is a backup of that kind now, so the next incremental has another parent than those before; after a full
+    one, nothing of what was interrupted is of use any more."""
+    for each in (model.INCREMENTAL, kind):
+        for path in drafts_of(drafts_directory(config, source), each):
+            remove(path)

@@ -62,7 +62,7 @@ def least_needed(wanted: Wanted, earlier: Iterable[BackupRecord]) -> int:
     same = [backup.header for backup in earlier if backup.header.kind == wanted.kind][-NEWEST_BACKUPS:]
     if wanted.kind != FULL:
         # What changed says little about what will have changed: the smallest is what is expected.
-        return min((header.stored_bytes_own for header in same), default=0)
+        return max(0, min((header.stored_bytes_own for header in same), default=0) - wanted.there)
     shares = [header.stored_bytes_own / header.totals.bytes_source for header in same if header.totals.bytes_source]
     if not shares:
         return max(0, int((wanted.source_bytes or 0) * FIRST_SHARE) - wanted.there)

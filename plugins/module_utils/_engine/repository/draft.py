@@ -4,7 +4,8 @@
 """What an interrupted backup had finished, for the next one: a manifest that never came to be.
 
 A backup keeps it in the state directory while it runs. It names entries and the packs that were durable by then; what
-is in neither is done again. It is no part of the repository: without it a backup begins from the beginning.
+is in neither is done again. It is no part of the repository: without it a backup begins from the beginning. That of an
+incremental lacks what its parent tells as well: it is of use together with that parent only.
 
 The file is a row of records, each with a keyed digest, so that the torn end after a crash is seen as one. Entries
 count once a *mark* follows them: it says up to which position of the source they may have seen it.
@@ -23,7 +24,7 @@ import typing as t
 from ..crypto import suite
 from . import extents as xt
 from .decoding import decode
-from .model import BackupHeader, Entry, ForeignPackRow, PackRow
+from .model import FULL, INCREMENTAL, BackupHeader, Entry, ForeignPackRow, PackRow
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,7 @@ _RECORD: t.Final = struct.Struct("<cI32s")
 _HEADER, _PACK, _FOREIGN, _ENTRIES, _MARK = b"h", b"p", b"f", b"e", b"m"
 _ENTRIES_BYTES: t.Final = 1 << 20
 _MOST_BYTES: t.Final = 1 << 30
-_SUFFIX: t.Final = ".draft"
+_SUFFIXES: t.Final = {FULL: ".draft", INCREMENTAL: ".incremental"}
 
 
 class DraftWriter:
@@ -53,7 +54,9 @@ class DraftWriter:
         with contextlib.suppress(OSError):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             number = os.open(
-                directory / f"{header.backup_id}{_SUFFIX}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+                directory / f"{header.backup_id}{_SUFFIXES[header.kind]}",
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+                0o600,
             )
             self._file = os.fdopen(number, "wb", buffering=0)
         self._write(_HEADER, header)
@@ -166,17 +169,24 @@ class Draft:
                 yield kind, data
 
 
-def read_drafts(directory: Path, digest_key: bytes) -> list[Draft]:
-    """Those that are of use, the one with most in it first. What is of no use is removed."""
+def read_drafts(directory: Path, digest_key: bytes, kind: str) -> list[Draft]:
+    """Those of a kind that are of use, the one with most in it first. What is of no use is removed."""
     import msgspec
 
     found: list[Draft] = []
-    for path in sorted(directory.glob(f"*{_SUFFIX}")):
+    for path in drafts_of(directory, kind):
         try:
-            found.append(Draft(path, digest_key))
+            draft = Draft(path, digest_key)
         except (ValueError, OSError, msgspec.DecodeError):
             remove(path)
+            continue
+        if draft.header.kind == kind:
+            found.append(draft)
     return sorted(found, key=lambda draft: draft.bytes, reverse=True)
+
+
+def drafts_of(directory: Path, kind: str) -> list[Path]:
+    return sorted(directory.glob(f"*{_SUFFIXES[kind]}"))
 
 
 def remove(path: Path) -> None:

@@ -155,10 +155,16 @@ class BackupHeader:
 
     @property
     def stored_bytes_own(self) -> int:
-        """Bytes that came into the repository with it. A full one has brought those of others, too: of interrupted
-        runs that it went on from, which have no manifest."""
-        packs: list[PackRow | ForeignPackRow] = [*self.packs]
-        return sum(pack.size for pack in packs + (self.foreign if self.kind == FULL else []))
+        """Bytes that came into the repository with it. Those of interrupted runs that it went on from are among them:
+        they have no manifest. A full one refers to no others."""
+        brought = [row for row in self.foreign if self.kind == FULL or row.backup_id in self.interrupted]
+        return sum(row.size for row in self.packs) + sum(row.size for row in brought)
+
+    @property
+    def interrupted(self) -> list[str]:
+        """The runs that it went on from, the last one first."""
+        found = self.change_detection.get("interrupted")
+        return [str(each) for each in found] if isinstance(found, list) else []
 
 
 @dataclasses.dataclass(slots=True)

@@ -47,8 +47,8 @@ class BackupSession:
     """Use as a context manager; without ``commit`` nothing becomes visible.
 
     ``parent``: the backup whose packs may be referred to. It is None after entering when no parent
-    was given or when it may be deleted; ``parent_refused`` then says why. ``draft``: what an interrupted backup
-    left, to go on from in the place of a parent; it is None after entering when its packs are not there any more.
+    was given or when it may be deleted; ``parent_refused`` then says why. ``draft``: what an interrupted backup with
+    the same parent, or like this one without, had finished; it is None after entering when it is of no use any more.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class BackupSession:
                 self.parent_refused = self._parent_problem(self.parent)
                 if self.parent_refused is not None:
                     self.parent = None
-            if self.draft is not None and not self._is_there(self.draft):
+            if self.draft is not None and not self._can_go_on_from(self.draft):
                 self.draft = None
             self._open = undo.pop_all()
         return self
@@ -152,8 +152,10 @@ class BackupSession:
         self.fanout.each(lambda location: gone.append(location.stat(name) is None))
         return f"backup {parent.id} was deleted" if any(gone) else None
 
-    def _is_there(self, draft: Draft) -> bool:
+    def _can_go_on_from(self, draft: Draft) -> bool:
         """Step 3 for a draft: nothing is about to delete its packs, and they are in every location."""
+        if draft.header.parent != (self.parent.id if self.parent is not None else None):
+            return False
         here: list[bool] = []
 
         def look(location: Location) -> None:
@@ -210,41 +212,38 @@ class BackupSession:
             repository.keys, self.fanout.healthy, self.source, self.parent.id, breaker=repository.breaker
         )
 
-    @property
-    def _base(self) -> BackupHeader | None:
-        """What describes the packs that may be referred to."""
-        if self.parent is not None:
-            return self.parent.header
-        return self.draft.header if self.draft is not None else None
-
-    def refer(self, extents: xt.Extents) -> xt.Extents:
-        """Extents of the parent's manifest, or of the draft, as extents of this one. One thread only."""
-        if self._base is None:
+    def refer(self, extents: xt.Extents, *, draft: bool = False) -> xt.Extents:
+        """Extents of the parent's manifest, or of the draft's entries, as extents of this one. One thread only."""
+        base = self.draft if draft else self.parent
+        if base is None:
             raise RepositoryError("a backup without parent has nothing to refer to")
         known = len(self._foreign.packs)
-        referred = self._foreign.refer(self._base, extents)
+        referred = self._foreign.refer(base.header, extents)
         if self._keeping is not None:
             for row in self._foreign.packs[known:]:
                 self._keeping.foreign(row)
         return referred
 
     def keep_draft(self, directory: pathlib.Path, header: BackupHeader) -> DraftWriter:
-        """From now on keep what is finished in a draft there. Only without a parent. Ends with the session."""
+        """From now on keep what is finished in a draft there. Ends with the session."""
         header.epochs = self._epochs()
         self._keeping = DraftWriter(directory, self.repository.keys.digest_key, header)
         self.packs.on_written = self._keeping.pack
         return self._keeping
 
     def _epochs(self) -> dict[str, int]:
-        known = self._base.epochs if self._base is not None else {}
+        known = dict[str, int]()
+        for base in (self.parent, self.draft):
+            if base is not None:
+                known |= base.header.epochs
         return {**known, self.backup_id: self.repository.keys.epoch}
 
     def refers_to(self, field: int) -> bool:
-        """Whether extents of that pack of the parent were taken over, so far. ``field``: as the parent has it."""
-        return self._foreign.refers_to(field)
+        """Whether anything in that pack of the parent was taken over, so far. ``field``: as the parent has it."""
+        return self.parent is not None and self._foreign.refers_to(self.parent.header, field)
 
-    def add(self, entry: Entry, extents: xt.Extents) -> None:
-        """The next entry, in the order of the format. One thread only.
+    def add(self, entry: Entry, extents: xt.Extents, *, worth_noting: bool = True) -> None:
+        """The next entry, in the order of the format. One thread only. ``worth_noting``: in a draft, too.
 
         Raises RepositoryError when the extents do not cover the file: such a backup must not exist.
         """
@@ -257,7 +256,7 @@ class BackupSession:
             self._live[field] = self._live.get(field, 0) + live
         entry = entry._replace(extents=xt.pack(extents))
         self._manifest.add(entry)
-        if self._keeping is not None:
+        if self._keeping is not None and worth_noting:
             self._keeping.entry(entry)
 
     @property
@@ -334,26 +333,31 @@ class _ForeignPacks:
     def __init__(self) -> None:
         self._index: dict[tuple[str, int], int] = {}
         self.packs: list[ForeignPackRow] = []
-        self._mapping: dict[int, int] = {}
-        self._parents_own: dict[int, PackRow] = {}
+        self._mappings: dict[str, dict[int, int]] = {}
+        """By the backup that numbered them."""
+        self._own: dict[str, dict[int, PackRow]] = {}
 
-    def refer(self, parent: BackupHeader, extents: xt.Extents) -> xt.Extents:
+    def refer(self, base: BackupHeader, extents: xt.Extents) -> xt.Extents:
+        mapping = self._mappings.setdefault(base.backup_id, {})
         for field in xt.pack_fields(extents):
-            if field not in self._mapping:
-                self._mapping[field] = xt.FOREIGN + self._number(parent, field)
-        return xt.renumber(extents, self._mapping)
+            if field not in mapping:
+                mapping[field] = xt.FOREIGN + self._number(base, field)
+        return xt.renumber(extents, mapping)
 
-    def refers_to(self, field: int) -> bool:
-        return field in self._mapping
+    def refers_to(self, base: BackupHeader, field: int) -> bool:
+        row = self._row(base, field)
+        return (row.backup_id, row.number) in self._index
 
-    def _number(self, parent: BackupHeader, field: int) -> int:
+    def _row(self, base: BackupHeader, field: int) -> ForeignPackRow:
         if field >= xt.FOREIGN:
-            row = parent.foreign[field - xt.FOREIGN]
-        else:
-            if not self._parents_own:
-                self._parents_own = {pack.number: pack for pack in parent.packs}
-            own = self._parents_own[field]
-            row = ForeignPackRow(parent.backup_id, own.number, own.size, own.digest, own.plain)
+            return base.foreign[field - xt.FOREIGN]
+        if base.backup_id not in self._own:
+            self._own[base.backup_id] = {pack.number: pack for pack in base.packs}
+        own = self._own[base.backup_id][field]
+        return ForeignPackRow(base.backup_id, own.number, own.size, own.digest, own.plain)
+
+    def _number(self, base: BackupHeader, field: int) -> int:
+        row = self._row(base, field)
         key = row.backup_id, row.number
         if key not in self._index:
             self._index[key] = len(self.packs)
