@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, context: Context) -> Outcome:
     from ..locks import locked
     from ..postgres.archiver import Archiver
+    from ..postgres.archiver_metrics import Publisher
 
     config = context.config
     cluster = config.cluster(args.cluster)
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
         archiver = stack.enter_context(
             Archiver(context.config_path, cluster.name, workers=args.workers, ahead=_AHEAD, reporter=context.reporter)
         )
+        stack.enter_context(Publisher(archiver.settings.now, archiver.archived, archiver.tally, archiver.reporter))
         server = stack.enter_context(_listening(socket_path, archiver))
         context.reporter.note(f"archiving WAL of {cluster.name}, asked at {server.server_address!s}")
         tell_systemd("READY=1")

@@ -9,6 +9,7 @@ loses nothing, and they need not be durable.
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 
 from ..errors import reason_of
@@ -32,7 +33,9 @@ def note_missing(state_directory: Path, location: str, system_identifier: int, n
     marker = _marker(state_directory, location, system_identifier, name)
     try:
         marker.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        marker.touch(mode=0o600)
+        marker.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        return True  # its time says since when
     except OSError:
         return False
     return True
@@ -55,6 +58,16 @@ def note_result(config: Config, result: PushResult, reporter: Reporter) -> None:
     for name in (*result.stored, *result.already):
         if not config.repository.locations[name].required:
             note_stored(config.state_directory, name, result.system_identifier, result.name)
+
+
+def waiting_markers(state_directory: Path, location: str, system_identifier: int) -> list[tuple[str, float]]:
+    """Names of a cluster's files that the location lacked when it was last heard of, and since when."""
+    prefix = f"{system_identifier}-"
+    found = []
+    for marker in (state_directory / _DIRECTORY / location).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):  # stored meanwhile
+            found.append((marker.name.removeprefix(prefix), marker.stat().st_mtime))
+    return found
 
 
 def read_backlog(state_directory: Path) -> dict[str, list[str]]:

@@ -54,9 +54,17 @@ class PushResult:
 
 
 Opened: t.TypeAlias = "Callable[[RepositoryConfig], Repository]"
+Told: t.TypeAlias = "Callable[[str, CryoError | None], None]"
+"""Called for each location that was asked: whether it has the file now, or why not."""
 
 
-def archive(config: Config, source: WalSource, opened: Opened = Repository.open) -> PushResult:
+def tell_nobody(_location: str, _error: CryoError | None) -> None:
+    return
+
+
+def archive(
+    config: Config, source: WalSource, opened: Opened = Repository.open, told: Told = tell_nobody
+) -> PushResult:
     """Archive a file. On return it is durable in every required location; where none is required, in all of them.
 
     Idempotent: an equal object already there is made durable and counts. Nothing is ever overwritten. ``opened``
@@ -67,7 +75,7 @@ def archive(config: Config, source: WalSource, opened: Opened = Repository.open)
     take it or holds it damaged; others may have it by then, which the next attempt finds. Raises SourceError when the
     file changes while it is read.
     """
-    run = _Run(config, source, opened)
+    run = _Run(config, source, opened, told)
     try:
         run.required()
     except (ObjectConflict, SourceError):
@@ -80,11 +88,12 @@ def archive(config: Config, source: WalSource, opened: Opened = Repository.open)
 
 
 class _Run:
-    def __init__(self, config: Config, source: WalSource, opened: Opened) -> None:
+    def __init__(self, config: Config, source: WalSource, opened: Opened, told: Told) -> None:
         locations = config.repository.locations
         self._config = config
         self._source = source
         self._opened = opened
+        self._told = told
         self._outages = Outages(config.state_directory)
         self._required = {name: place for name, place in locations.items() if place.required}
         self._push: Push | None = None
@@ -110,11 +119,18 @@ class _Run:
 
     def required(self) -> None:
         """The file is in every required location on return."""
-        repository = self._opened(dataclasses.replace(self._config.repository, locations=self._required))
-        repository.require("write")
+        try:
+            repository = self._opened(dataclasses.replace(self._config.repository, locations=self._required))
+            repository.require("write")
+        except CryoError as error:
+            for name in self._required:
+                self._told(name, error)
+            raise
         self._push = push = Push(repository.keys, self._source, level=repository.level)
         push.failed.update(repository.lost)
         push.run(repository.locations, self._no_conflict)
+        for name in self._required:
+            self._told(name, push.failed.get(name))
         push.check()
 
     def _no_conflict(self) -> None:
@@ -160,6 +176,7 @@ class _Run:
             raise error
         if lane.outcome:
             self._outages.answered(lane.name)
+            self._told(lane.name, None)
             return
         if error is None:
             error = LocationError(
@@ -168,6 +185,7 @@ class _Run:
                 id="location-slow",
             )
         self._failed[lane.name] = error
+        self._told(lane.name, error)
         if isinstance(error, LocationError):
             self._outages.failed(lane.name, error, lane.seconds if lane.ended.is_set() else _OPTIONAL_SECONDS)
 

@@ -25,6 +25,7 @@ from .archive_backlog import note_result
 from .archive_history import history_first
 from .archive_run import archive
 from .archive_source import WalSource, cluster_of
+from .archiver_metrics import Tally
 from .archiver_settings import Openings, Settings
 from .wal import WalKind, parse_wal_name
 
@@ -95,7 +96,8 @@ class Archiver:
         self.settings.now()
         self._workers = workers
         self._ahead = ahead
-        self._reporter = _OneAtATime(reporter)
+        self.reporter = _OneAtATime(reporter)
+        self.tally = Tally()
         self._openings = Openings()
         self._changed = threading.Condition()
         self._queue: collections.deque[_Task] = collections.deque()
@@ -138,6 +140,11 @@ class Archiver:
             # Nobody may have put another file in its place since it was archived.
             if Identity.of(path) == task.identity:
                 return
+
+    def archived(self) -> set[str]:
+        """Files that are archived, of those that PostgreSQL has not asked for yet, or asked for last."""
+        with self._changed:
+            return {name for name, task in self._tasks.items() if task.ended.is_set() and task.error is None}
 
     def _wanted(self, path: Path, config: Config) -> _Task:
         """The file's task, with nothing before it but what is under way."""
@@ -205,11 +212,11 @@ class Archiver:
         config, cluster = self.settings.now()
         opened = self._openings.open
         with WalSource(path, cluster.data_directory) as source:
-            history = history_first(config, source, cluster.data_directory, self._reporter, opened)
-            result = archive(config, source, opened)
+            history = history_first(config, source, cluster.data_directory, self.reporter, opened)
+            result = archive(config, source, opened, self.tally.told)
         for each in (history, result):
             if each is not None:
-                note_result(config, each, self._reporter)
+                note_result(config, each, self.reporter)
 
     def _note(self, error: BaseException | None) -> None:
         """After a failure nothing is archived ahead for a while; whoever asks is served all the same."""
