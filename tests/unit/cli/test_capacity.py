@@ -256,7 +256,9 @@ def test_costs(site: Cli) -> None:
     assert costs["currency"] == "USD"
     assert costs["storage_month"] == pytest.approx(used / 10**9 * 1000, abs=0.001)
     # A backup a day: a pack and twelve small requests that write, as many that read. WAL: one file in a week.
-    assert costs["requests_month"] == pytest.approx(30 * (13 * 1 + 13 * 0.5) / 1000 + 30 / 7 * 1.5 / 1000, abs=0.01)
+    assert costs["requests_month"] == pytest.approx(
+        30 * (13 * 1 + 13 * 0.5) / 1000 + 30 / 7 * (2 * 1 + 3 * 0.5) / 1000, abs=0.01
+    )
     assert costs["month"] == pytest.approx(costs["storage_month"] + costs["requests_month"], abs=0.001)
     assert costs["restore"] == pytest.approx(2000 * (64 << 10) / 10**9, rel=0.3)
     assert "A RESTORE" in site("capacity").out

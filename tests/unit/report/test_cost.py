@@ -49,6 +49,12 @@ def test_requests_of_a_backup(packs: float, stored: int, puts: float) -> None:
     assert cost.of_backup(packs, stored).gets == packs + 12
 
 
+def test_requests_of_wal() -> None:
+    """As they are counted in tests/integration/wal/test_wal_requests.py."""
+    assert cost.of_wal(10) == cost.Traffic(puts=20, gets=30)
+    assert cost.of_wal(10, epochs=3) == cost.Traffic(puts=20, gets=50)
+
+
 def test_requests_of_a_restore() -> None:
     found = cost.of_restore([64 * MiB, 100], wal_files=10, wal_bytes=5 * MiB)
     assert found.gets == (2 + 8) + (2 + 1) + 20 + 12

@@ -130,7 +130,9 @@ class _View:
             "bytes_written_per_day": round(per_day),
             "bytes_growth_per_day": None if forecast.growth_per_day is None else round(forecast.growth_per_day),
             "forecast": _forecast(forecast),
-            "costs": self._costs(configured, found, backups, sum(each.objects for each in rates.values())),
+            "costs": self._costs(
+                counted.name, configured, found, backups, sum(each.objects for each in rates.values())
+            ),
         }
 
     def _rate(self, counted: _Counted, system: int) -> _Rate:
@@ -152,13 +154,18 @@ class _View:
         return max(oldest, default=dt.timedelta())
 
     def _costs(
-        self, configured: LocationConfig, found: hd.Holdings, backups: Sequence[BackupRecord], wal_files: float
+        self,
+        name: str,
+        configured: LocationConfig,
+        found: hd.Holdings,
+        backups: Sequence[BackupRecord],
+        wal_files: float,
     ) -> Fields | None:
         """``wal_files``: so many come in a day."""
         daily = cost.Traffic()
         for each in self._series:
             daily += cost.of_backup(each.objects, each.stored).times(_DAY / each.every)
-        daily += cost.of_wal(wal_files)
+        daily += cost.of_wal(wal_files, len(self._repository.published.get(name, ())) or 1)
         estimated = cost.estimate(configured.prices, found.bytes, daily, _restore(backups, found))
         if estimated is None:
             return None

@@ -66,9 +66,13 @@ def of_backup(packs: float, stored: int) -> Traffic:
     return Traffic(packs * (parts + 2 if parts > 1 else 1) + _AROUND_A_BACKUP, packs + _AROUND_A_BACKUP)
 
 
-def of_wal(files: float) -> Traffic:
-    """So many archived WAL files, each in one request, and looked at once."""
-    return Traffic(files, files)
+def of_wal(files: float, epochs: int = 1) -> Traffic:
+    """So many archived WAL files, each by a ``wal-push`` of its own; the archiver makes less than half as many.
+
+    The file is looked for and goes up, in two requests, once it is known that this is the repository, and which
+    ``epochs`` of keys it has: its description, a list, and one for each epoch.
+    """
+    return Traffic(2 * files, (2 + epochs) * files)
 
 
 def of_restore(packs: Iterable[int], wal_files: float, wal_bytes: float) -> Traffic:
