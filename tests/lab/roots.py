@@ -34,6 +34,17 @@ def provide_root(name: str, suite: str, packages: Sequence[str], prepare: Callab
     Made on first use, in the laboratory's cache, by whoever holds the lock; ``prepare`` is called with the new
     root before it counts as made. Raises RootUnavailable.
     """
+
+    def make(root: Path) -> None:
+        _unpack(suite, packages, root)
+        if prepare is not None:
+            prepare(root)
+
+    return provide(name, make)
+
+
+def provide(name: str, make: Callable[[Path], None]) -> Path:
+    """The directory ``name`` of the laboratory's cache; ``make`` fills it on first use. Raises RootUnavailable."""
     require_namespaces()
     cache = cache_directory()
     final = cache / name
@@ -41,34 +52,36 @@ def provide_root(name: str, suite: str, packages: Sequence[str], prepare: Callab
         if not (final / COMPLETE).exists():
             remove_tree(final)
             try:
-                _make(suite, packages, prepare, final)
+                _make(make, final)
             except (MajorUnavailable, OSError, subprocess.SubprocessError) as error:
-                raise RootUnavailable(f"the root {name} cannot be made: {_words(error)}") from error
+                raise RootUnavailable(f"{name} cannot be made: {_words(error)}") from error
     return final
 
 
-def _make(suite: str, packages: Sequence[str], prepare: Callable[[Path], None] | None, final: Path) -> None:
+def _make(make: Callable[[Path], None], final: Path) -> None:
     building = Path(tempfile.mkdtemp(prefix=f".building-{final.name}-", dir=final.parent))
     try:
         root = building / "root"
-        unpack_packages(suite, packages, root)
-        # Packages that are unpacked without being installed leave these links to the one who does it.
-        for link in MERGED:
-            if not (root / link).exists() and (root / "usr" / link).is_dir():
-                (root / link).symlink_to(Path("usr") / link)
-        for folder in ("proc", "run", "tmp", "root"):
-            (root / folder).mkdir(exist_ok=True)
-        if not (root / "var/run").exists():
-            (root / "var/run").symlink_to("/run")
-        for part in ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt"):
-            remove_tree(root / part)
+        make(root)
         root.chmod(0o755)
-        if prepare is not None:
-            prepare(root)
         root.rename(final)
     finally:
         remove_tree(building)
     (final / COMPLETE).touch()
+
+
+def _unpack(suite: str, packages: Sequence[str], root: Path) -> None:
+    unpack_packages(suite, packages, root)
+    # Packages that are unpacked without being installed leave these links to the one who does it.
+    for link in MERGED:
+        if not (root / link).exists() and (root / "usr" / link).is_dir():
+            (root / link).symlink_to(Path("usr") / link)
+    for folder in ("proc", "run", "tmp", "root"):
+        (root / folder).mkdir(exist_ok=True)
+    if not (root / "var/run").exists():
+        (root / "var/run").symlink_to("/run")
+    for part in ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt"):
+        remove_tree(root / part)
 
 
 def _words(error: Exception) -> str:
