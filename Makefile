@@ -16,12 +16,14 @@ LOCATION_TESTS = tests/faults $(addprefix tests/integration/,storage backup wal 
 BENCHMARK_ARGS =
 # The playbook's, for example: make demo DEMO_ARGS='-e demo_keep=true'
 DEMO_ARGS =
+# The scenarios of extensions/molecule to run; none means all.
+MOLECULE_SCENARIOS =
 # By module, not by script: then sys.executable lies where every user can reach it, too.
 PYTHON = tools/reachable.sh .venv/bin/python
 PYTEST = $(PYTHON) -m pytest
 
 .DEFAULT_GOAL = help
-.PHONY: help venv packages demo test test-fast test-locations benchmark lint lock build clean
+.PHONY: help venv packages demo test test-fast test-locations molecule benchmark lint lock build clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -30,8 +32,12 @@ demo: venv ## a cluster is backed up, broken and brought back, in three minutes
 	@tools/install-packages.sh postgresql
 	@ANSIBLE_CONFIG=playbooks/demo.cfg $(PYTHON) -m ansible playbook playbooks/demo.yml $(DEMO_ARGS)
 
-test: lint ## everything that can be checked: lint, then all tests
+test: lint ## everything that can be checked: lint, then all tests, then the scenarios of molecule
 	@$(PYTEST) -n auto --dist loadscope $(PYTEST_ARGS)
+	@tools/molecule.sh
+
+molecule: venv packages ## roles and playbooks on whole hosts: five minutes. MOLECULE_SCENARIOS='install' for one
+	@tools/molecule.sh $(MOLECULE_SCENARIOS)
 
 test-fast: venv ## unit tests only, stops at the first failure
 	@$(PYTEST) tests/unit -x -q -n auto $(PYTEST_ARGS)

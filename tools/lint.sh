@@ -15,7 +15,7 @@ staged=$collections/ansible_collections/cryoprotect/backup
 
 ruff_check() { ruff check --quiet --ignore-noqa --output-format concise . && ruff format --quiet --diff .; }
 house_rules() { python tools/check_tree.py; }
-shell() { shellcheck tools/*.sh playbooks/files/*.sh .ci/run; }
+shell() { shellcheck tools/*.sh playbooks/files/*.sh extensions/molecule/*/*.sh .ci/run; }
 types_engine() { mypy plugins/module_utils/_engine; }
 # Modules are checked where their imports of the collection resolve.
 types_modules() {

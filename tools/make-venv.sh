@@ -6,6 +6,7 @@ umask 022  # the system user that runs PostgreSQL executes what is made here
 cd "$(dirname "$0")/.."
 
 lock=requirements-dev.txt
+launcher=roles/runtime/files/cryobackup
 stamp=.venv/.made-from
 
 # Debian's own python3 comes first: the system user that runs PostgreSQL can execute it, which is
@@ -30,7 +31,7 @@ if ! python=$(find_python); then
     }
 fi
 
-identity="$("$python" -c 'import sys; print(sys.executable, sys.version.split()[0])') $(pwd -P) $(cat "$0" "$lock" | sha256sum)"
+identity="$("$python" -c 'import sys; print(sys.executable, sys.version.split()[0])') $(pwd -P) $(cat "$0" "$lock" "$launcher" | sha256sum)"
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$identity" ]; then
     exit 0
 fi
@@ -62,34 +63,6 @@ ln -sfn ../../../../plugins/module_utils/_engine "$site/cryobackup"
 mkdir -p "$site/ansible_collections/cryoprotect"
 ln -sfn ../../../../../.. "$site/ansible_collections/cryoprotect/backup"
 
-# No entry point of a packaging library: those import the library before the command, and starting
-# up has a budget, which is also why the shell starts no other program unless it has to. The
-# interpreter is found beside the script, so that the checkout may be seen at another path (see
-# tools/reachable.sh). -P and -s: neither the directory of the script nor the user's own packages can
-# put a module in front of ours. -S: Python's site module takes a third of the start, and all that is
-# wanted of it is one entry of the path. Whatever is broken, a recovery must not take it for the end of the
-# archive, which is what Python's own exit code of 1 would mean to it.
-cat >.venv/bin/cryobackup <<'SCRIPT'
-#!/bin/sh
-'''':
-self=$0
-[ ! -L "$0" ] || self=$(readlink -f -- "$0")
-exec "${self%/*}/python3" -sSP "$0" "$@"
-'''
-import sys
-
-sys.path.append("{}/lib/python{}.{}/site-packages".format(sys.executable.rpartition("/bin/")[0], *sys.version_info))
-try:
-    from cryobackup.cli import main
-
-    code = main()
-except Exception:
-    if "wal-get" not in sys.argv:
-        raise
-    sys.excepthook(*sys.exc_info())
-    code = 200
-sys.exit(code)
-SCRIPT
-chmod 755 .venv/bin/cryobackup
+install -m 755 "$launcher" .venv/bin/cryobackup
 
 echo "$identity" >"$stamp"

@@ -63,7 +63,7 @@ def main(words: list[str]) -> int:
             wheels(suite)
         return world.run_in_world(rest)
     if command == "first":
-        return world.first(rest)
+        return world.first(rest, {f"wheels/{suite}": wheels(suite) for suite in PYTHON})
     if command == "supervise":
         name, address, *cgroups = rest
         return Host(name, address, Path("/"), tuple(map(Path, cgroups))).supervise()

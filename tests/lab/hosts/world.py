@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..majors import cache_directory, locked, run
@@ -87,13 +87,19 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before[1])
 
 
-def first(command: Sequence[str]) -> int:
-    """What the first process of the world does: it makes the place, runs the command and collects the dead."""
+def first(command: Sequence[str], links: Mapping[str, Path]) -> int:
+    """What the first process of the world does: it makes the place, runs the command and collects the dead.
+
+    ``links`` are names in the place, and where they lead to.
+    """
     lifeline = int(os.environ.pop(LIFELINE))
     threading.Thread(target=_end_with_owner, args=(lifeline,), daemon=True).start()
     # A handler, unlike a signal that is ignored, is not inherited.
     signal.signal(signal.SIGINT, lambda _number, _frame: None)
     _make_place()
+    for name, target in links.items():
+        (LAB / name).parent.mkdir(exist_ok=True)
+        (LAB / name).symlink_to(target)
     child = subprocess.Popen(command)
     while True:
         pid, status = os.wait()
