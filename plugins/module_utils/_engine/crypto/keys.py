@@ -15,6 +15,7 @@ import stat
 import typing as t
 
 from ..errors import KeyFileError
+from ..private_files import readable_by_others
 from . import suite
 from .lines import check_of, from_base64, make_line, to_base64
 
@@ -349,8 +350,8 @@ def read_file(path: pathlib.Path, *, secret: bool) -> str | None:
     except OSError as error:
         raise _cannot_read(path, error) from error
     with os.fdopen(descriptor, encoding="utf-8", errors="surrogateescape") as file:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        if secret and mode & 0o077:
+        if secret and readable_by_others(descriptor):
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
             raise KeyFileError(
                 f"{path} can be read by others (mode {mode:04o})",
                 hint=f"chmod 0400 {path}, and think about whom it may have been read by.",

@@ -10,6 +10,7 @@ import stat
 import typing as t
 
 from ..errors import LocationError
+from ..private_files import readable_by_others
 
 if t.TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +23,8 @@ def read_secret(location: str, path: Path, *, private: bool = True) -> str:
     """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if private and mode & 0o077:
+            if private and readable_by_others(file.fileno()):
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 raise LocationError(
                     f"location {location!r}: {path} can be read by others (mode {mode:04o})",
                     hint=f"chmod 0400 {path}, and think about whom it may have been read by.",
