@@ -14,7 +14,7 @@ collections=$work/stage
 staged=$collections/ansible_collections/cryoprotect/backup
 
 ruff_check() { ruff check --quiet --ignore-noqa --output-format concise . && ruff format --quiet --diff .; }
-house_rules() { python tools/check_tree.py; }
+house_rules() { python tools/check_tree.py && python tools/role_docs.py --check; }
 shell() { shellcheck tools/*.sh playbooks/files/*.sh extensions/molecule/*/*.sh .ci/run; }
 types_engine() { mypy plugins/module_utils/_engine; }
 # Modules are checked where their imports of the collection resolve.

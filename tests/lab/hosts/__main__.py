@@ -73,6 +73,8 @@ def main(words: list[str]) -> int:
         down(Path(rest[0]) if rest else None)
     elif command == "kill":
         find(rest[0]).kill()
+    elif command == "remove":
+        find(rest[0]).remove()
     elif command == "start":
         find(rest[0]).start()
         find(rest[0]).wait()

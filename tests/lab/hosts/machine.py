@@ -59,6 +59,11 @@ class Host:
         return self.folder / "root"
 
     @property
+    def disk(self) -> Path:
+        """What it sees as /srv/disk: a disk that survives it."""
+        return LAB / "disks" / self.name
+
+    @property
     def namespace(self) -> str:
         """Name of its network namespace."""
         return f"host-{self.name}"
@@ -68,6 +73,7 @@ class Host:
         upper = self.folder / "upper"
         for folder in (upper / "etc/ssh", upper / "root/.ssh", self.folder / "work", self.root):
             folder.mkdir(parents=True)
+        self.disk.mkdir(parents=True, exist_ok=True)
         (upper / "root/.ssh").chmod(0o700)
         (upper / "root").chmod(0o700)
         (upper / "etc/hostname").write_text(f"{self.name}\n")
@@ -116,7 +122,7 @@ class Host:
             *("systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine={self.name}", "--boot"),
             *("--register=no", "--keep-unit", f"--network-namespace-path=/run/netns/{self.namespace}"),
             *("--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe"),
-            "--kill-signal=SIGRTMIN+4",
+            *(f"--bind={self.disk}:/srv/disk", "--kill-signal=SIGRTMIN+4"),
         ]
         code = REBOOT
         while code == REBOOT:
