@@ -128,7 +128,9 @@ class ContentWriter:
         self.damaged: dict[bytes, Damaged] = {}
 
     def __enter__(self) -> t.Self:
-        self._pool = cf.ThreadPoolExecutor(self._workers, thread_name_prefix="restore")
+        # While some wait for the disk others compare or unpack, but never more of them than there are workers.
+        self._busy = threading.Semaphore(self._workers)
+        self._pool = cf.ThreadPoolExecutor(2 * self._workers, thread_name_prefix="restore")
         self._ahead = cf.ThreadPoolExecutor(self._workers, thread_name_prefix="fetch")
         return self
 
@@ -212,7 +214,7 @@ class ContentWriter:
 
         descriptor = self._my_handles().file(path)
         done = _Done()
-        with errors(self._tree.real(path)):
+        with self._busy, errors(self._tree.real(path)):
             keep, zeroed = differing(descriptor, extents, self._digest_key)
         lengths = extents["length"].astype(np.int64)
         done.rows = _rows(number, extents[keep])
@@ -230,9 +232,11 @@ class ContentWriter:
         frames = rows["extent"]["frame"]
         starts = np.flatnonzero(np.concatenate([[True], frames[1:] != frames[:-1]]))
         found = self._packs.reader(field).read(frames[starts].tolist(), self._ahead)
-        for start, end, (_unused, frame) in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], found, strict=True):
+        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
             if self._stop.is_set():
                 break
+            with self._busy:
+                _unused, frame = next(found)
             part = rows[start:end]
             if not isinstance(frame, bytes):
                 done.damaged += [Damaged(jobs[number].path, frame.message) for number in set(part["file"].tolist())]
