@@ -14,7 +14,8 @@ Four ways, tried in this order for each file; in doubt, the next one:
    has. The checkpoint that the parent began with wrote every older change, and every change since then, hint
    bits and sequences included, had to raise the page's LSN, because it was the first since a checkpoint
    (``MarkBufferDirtyHint``, ``nextval_internal``). That needs page checksums or ``wal_log_hints``: without
-   them, hint bits and PD_ALL_VISIBLE are set without a trace (``visibilitymap_set``).
+   them, hint bits and PD_ALL_VISIBLE are set without a trace (``visibilitymap_set``). What an SP-GiST index remembers
+   of pages with room is never logged: a crash may lose it, and so may we (``SpGistUpdateMetaPage``).
 4. *Content*: bytes are compared with the digests in the parent's manifest, run by run. Needs no trust at all.
 """
 
