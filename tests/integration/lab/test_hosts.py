@@ -45,7 +45,7 @@ def abandoned(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[in
     script = f"{UP.rpartition(' ')[0]} && touch {ready} && sleep 1000"
     owner = subprocess.Popen([*HOSTS, "run", "bash", "-c", script])
     try:
-        wait_until(ready.exists, timeout=120)
+        wait_until(ready.exists, timeout=300)
         processes = descendants(owner.pid)
         assert len(processes) > 5
         yield owner, processes
