@@ -9,6 +9,7 @@ import dataclasses
 import datetime as dt
 import functools
 import json
+import os
 import re
 import signal
 import sys
@@ -84,6 +85,8 @@ class Context:
 def main(argv: Sequence[str]) -> int:
     """Run the command that ``argv`` names. Prints its outcome or its error. Returns the exit code."""
     _streams.prepare()
+    # numpy's linear algebra, which nothing here uses, starts a thread for each processor when it is loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     end = _End(json_wanted=wants_json(argv))
     with end:
         _catch_signals()

@@ -14,7 +14,6 @@ import dataclasses
 import typing as t
 
 from ..errors import LocationError, LocationFull, RepositoryError, reason_of
-from ..prune_preview import plan_now, stays
 from ..repository import holdings as hd
 from ..repository.catalog import Catalog
 from ..repository.model import FULL
@@ -160,6 +159,8 @@ _ARTICLES: t.Final = {"incremental": "an"}
 
 def _prunable(config: Config, repository: Repository, location: Location, now: dt.datetime) -> int | None:
     """Bytes; None where that cannot be found out now."""
+    from ..prune_preview import plan_now, stays
+
     try:
         catalog = Catalog.load(repository)
         plan = plan_now(repository, catalog, config.retention, now)
