@@ -150,7 +150,7 @@ def test_archived_while_it_is_looked_for(
         for place in made.open().locations:
             for info in list(place.list(names.STREAMED))[left:]:
                 place.delete(info.key)
-        return original(*args)  # type: ignore[arg-type]
+        return original(*args)
 
     monkeypatch.setattr(archive_fetch, "find_streamed", prune_first)
     assert fetch(made, tmp_path / "wanted") == whole
