@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
 import signal
 import subprocess
@@ -18,8 +19,11 @@ from pathlib import Path
 import pytest
 
 from cryobackup.crypto.keys import KeyRing
+from cryobackup.errors import SourceError
 from cryobackup.postgres.archive_backlog import read_backlog
 from cryobackup.postgres.archive_object import WalReader, look_at_wal
+from cryobackup.postgres.archive_run import archive as archive_file
+from cryobackup.postgres.archive_source import WalSource
 from tests.lab import FullDisk, Workspace, flip_byte, run_and_kill, wait_until
 from tests.lab.stores import replace
 
@@ -495,4 +499,16 @@ def test_pushes_of_one_file_at_once(archive: WalLab, finished: FinishedWal) -> N
     pushes = [archive.workspace.popen(command, cwd=finished.data_dir) for _unused in range(6)]
     assert [push.wait(120) for push in pushes] == [0] * 6, time.monotonic() - began
     assert content(archive, finished.system_identifier, name) == finished.path(name).read_bytes()
+    assert archive.left_overs() == []
+
+
+def test_a_file_that_changes_meanwhile_is_not_archived(archive: WalLab, finished: FinishedWal) -> None:
+    name = finished.segments[0]
+    path = finished.path(name)
+    with WalSource(path, finished.data_dir) as source:
+        os.utime(path)
+        with pytest.raises(SourceError) as raised:
+            archive_file(archive.config(), source)
+    assert raised.value.id == "wal-changed"
+    assert not archive.object(finished.system_identifier, name).exists()
     assert archive.left_overs() == []
