@@ -270,20 +270,24 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     assert failure.value.id == "control-unreadable"
 
 
+LEFT_OUT = frozenset({"pg_wal", "postmaster.pid", "postmaster.opts"})
+
+
 def low_level_copy(source: Cluster, copy: Cluster) -> str:
     """Copy a running cluster between the start and the stop of a backup, with the WAL; the backup_label."""
     start, stop = source.backup_functions()
     with contextlib.closing(source.connect()) as session, session.cursor() as cursor:
         cursor.execute(start, ("copy",))
         ((start_lsn,),) = cursor.fetchall()
-        subprocess.run(["cp", "-a", str(source.data), str(copy.data)], check=True)
+        copy.data.mkdir(mode=0o700)
+        # What lies in pg_wal comes and goes meanwhile.
+        copied = [str(path) for path in source.data.iterdir() if path.name not in LEFT_OUT]
+        subprocess.run(["cp", "-a", *copied, str(copy.data)], check=True)
         cursor.execute(stop)
         ((stop_lsn, label, _unused),) = cursor.fetchall()
-    for leftover in ("postmaster.pid", "postmaster.opts"):
-        (copy.data / leftover).unlink()
-    for path in (copy.data / "pg_wal").iterdir():
-        if path.is_file():
-            path.unlink()
+    (copy.data / "pg_wal/archive_status").mkdir(parents=True)
+    for path in (copy.data, copy.data / "pg_wal", copy.data / "pg_wal/archive_status"):
+        own(path)
     for name in segment_names(1, parse_lsn(start_lsn), parse_lsn(stop_lsn), SEGMENT_SIZE):
         subprocess.run(["cp", "-a", str(source.root / "archive" / name), str(copy.data / "pg_wal")], check=True)
     return str(label)
