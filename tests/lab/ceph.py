@@ -75,7 +75,7 @@ osd class update on start = false
 osd client watch timeout = 2
 osd numa auto affinity = false
 [client.rgw.lab]
-rgw frontends = beast endpoint={address}:{http} ssl_endpoint={address}:{https} \
+rgw frontends = beast endpoint={gateway}:{http} ssl_endpoint={gateway}:{https} \
 ssl_certificate=/etc/ceph/gateway.pem ssl_private_key=/etc/ceph/gateway.key tcp_nodelay=1
 rgw dns name = localhost
 rgw thread pool size = 64
@@ -107,14 +107,16 @@ class Gateway(ObjectStore):
         authority: Signs certificates of other servers that the same clients are to trust.
     """
 
-    def __init__(self, folder: Path, account: ServerAccount | None = None) -> None:
+    def __init__(self, folder: Path, account: ServerAccount | None = None, *, address: str = LOOPBACK) -> None:
+        """``address``: where clients reach it."""
         super().__init__(folder, account)
-        self.authority = Authority(folder / "tls")
+        self.authority = Authority(folder / "tls", address)
         self.ca_file = self.authority.bundle
-        self._enclosure = Enclosure(provide_root("ceph", SUITE, PACKAGES), folder / "enclosure")
+        self._enclosure = Enclosure(gateway_root(), folder / "enclosure")
         self._monitor, self._http, self._https = free_ports(3)
-        self.url = f"https://{LOOPBACK}:{self._https}"
-        self.http_url = f"http://{LOOPBACK}:{self._http}"
+        self._address = address
+        self.url = f"https://{address}:{self._https}"
+        self.http_url = f"http://{address}:{self._http}"
         self._users = 0
         self._secrets: dict[str, str] = {}
         with contextlib.ExitStack() as stack:
@@ -134,6 +136,7 @@ class Gateway(ObjectStore):
         values = {
             "cluster": cluster,
             "address": LOOPBACK,
+            "gateway": self._address,
             "monitor": self._monitor,
             "http": self._http,
             "https": self._https,
@@ -160,7 +163,9 @@ class Gateway(ObjectStore):
     def up(self) -> None:
         """Start the gateway (again), at the same ports; what it stored is there."""
         self._enclosure.start("gateway", ["radosgw", *GATEWAY_NAME, "-f", "--log-to-stderr=true"])
-        wait_for_server(self._enclosure, "gateway", lambda: answers(self._http) and answers(self._https))
+        wait_for_server(
+            self._enclosure, "gateway", lambda: all(answers(port, self._address) for port in (self._http, self._https))
+        )
 
     def down(self) -> None:
         """Kill the gateway: requests break off, connections are refused. What it had acknowledged stays."""
@@ -248,14 +253,19 @@ def _resident(pid: int) -> int:
     return int(words[1]) * 4096
 
 
-def start_gateway(folder: Path, account: ServerAccount | None = None) -> Gateway:
+def gateway_root() -> Path:
+    """The root it runs in; made at first use, from the internet. Raises RootUnavailable."""
+    return provide_root("ceph", SUITE, PACKAGES)
+
+
+def start_gateway(folder: Path, account: ServerAccount | None = None, *, address: str = LOOPBACK) -> Gateway:
     """An object store in a new directory ``folder``. Raises RootUnavailable or EnclosureFailed."""
     folder.mkdir(mode=0o755)
     for attempt in range(ATTEMPTS):
         place = folder / str(attempt)
         place.mkdir(mode=0o755)
         try:
-            return Gateway(place, account)
+            return Gateway(place, account, address=address)
         except EnclosureFailed:
             if attempt == ATTEMPTS - 1:
                 raise

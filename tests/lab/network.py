@@ -42,10 +42,10 @@ def _free(port: int) -> bool:
     return True
 
 
-def answers(port: int) -> bool:
-    """Whether something accepts connections at a port of the loopback device."""
+def answers(port: int, address: str = LOOPBACK) -> bool:
+    """Whether something accepts connections at a port, of the loopback device by default."""
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=1):
+        with socket.create_connection((address, port), timeout=1):
             return True
     except OSError:
         return False
@@ -54,14 +54,15 @@ def answers(port: int) -> bool:
 class Authority:
     """A certificate authority of one session, in the files of a directory.
 
-    ``bundle`` is what clients are to trust. Every server's certificate names 127.0.0.1, ::1 and localhost.
+    ``bundle`` is what clients are to trust. Every server's certificate names 127.0.0.1, ::1, ``address`` and localhost.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = LOOPBACK) -> None:
         from cryptography import x509
         from cryptography.hazmat.primitives.asymmetric import ec
 
         self.folder = folder
+        self._addresses = dict.fromkeys((LOOPBACK, "::1", address))
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
         self.bundle = folder / "ca.pem"
@@ -98,7 +99,7 @@ class Authority:
 
         now = datetime.datetime.now(datetime.UTC)
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
-        alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in (LOOPBACK, "::1")]
+        alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in self._addresses]
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)

@@ -7,6 +7,9 @@ python -m tests.lab.hosts run COMMAND...           in a new world, which ends wi
 python -m tests.lab.hosts up NAME=ADDRESS=SUITE... inside of it: make hosts, and wait until they are up
 python -m tests.lab.hosts down [LOGS]              inside of it: take all away; what they wrote goes to LOGS
 python -m tests.lab.hosts kill|start NAME          inside of it: pull the plug, and put it in again
+python -m tests.lab.hosts cut NAME ADDRESS         inside of it: what the host sends there is lost, until
+python -m tests.lab.hosts mend NAME
+python -m tests.lab.hosts store                    inside of it: an object store
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import world
+from ..ceph import gateway_root
+from . import store, world
 from .base import PYTHON, base_root, wheels
 from .machine import LAB, Host
 
@@ -61,6 +65,7 @@ def main(words: list[str]) -> int:
         for suite in PYTHON:
             base_root(suite)
             wheels(suite)
+        gateway_root()
         return world.run_in_world(rest)
     if command == "first":
         return world.first(rest, {f"wheels/{suite}": wheels(suite) for suite in PYTHON})
@@ -78,6 +83,14 @@ def main(words: list[str]) -> int:
     elif command == "start":
         find(rest[0]).start()
         find(rest[0]).wait()
+    elif command == "cut":
+        find(rest[0]).cut(rest[1])
+    elif command == "mend":
+        find(rest[0]).mend()
+    elif command == "store":
+        store.up()
+    elif command == "serve-store":
+        store.serve()
     else:
         raise SystemExit(__doc__)
     return 0

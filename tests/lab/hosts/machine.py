@@ -28,6 +28,7 @@ IDENTITY = LAB / "id_ed25519"
 KNOWN_HOSTS = LAB / "known_hosts"
 BRIDGE = "hosts"
 GATEWAY = "10.77.0.1"
+CUT = "cut"
 REBOOT = 133
 """What systemd-nspawn ends with when its host wants to be started again."""
 ONLINE = 60.0
@@ -187,6 +188,21 @@ class Host:
         """Let it shut down in an orderly way."""
         if self.first is not None:
             self._end(signal.SIGRTMIN + 4)
+
+    def cut(self, address: str) -> None:
+        """What it sends to an address is lost without a word, until ``mend``."""
+        chain = "{ type filter hook output priority 0; }"
+        self._nft(
+            f"add table inet {CUT}; add chain inet {CUT} out {chain}; add rule inet {CUT} out ip daddr {address} drop"
+        )
+
+    def mend(self) -> None:
+        """Everything arrives again."""
+        self._nft(f"delete table inet {CUT}")
+
+    def _nft(self, command: str) -> None:
+        # Of the host's own root, but from outside: what runs on a host may not change its network.
+        run("ip", "netns", "exec", self.namespace, "chroot", self.base, "nft", command)
 
     def _end(self, number: int) -> None:
         first = self.first

@@ -270,11 +270,12 @@ class TestErrors:
 
     def caught(self, location, double, fault: Fault) -> tuple[LocationError, int]:
         double.faults = [fault]
+        before = double.operations().count("get")
         with pytest.raises(LocationError) as caught:
             location.read("packs/a")
         error = caught.value
         assert "very-secret" not in f"{error} {error.hint}"
-        return error, double.operations().count("get")
+        return error, double.operations().count("get") - before
 
     @pytest.mark.parametrize(
         ("code", "id", "words"),
@@ -320,6 +321,35 @@ class TestErrors:
 
     def test_attempts_as_configured(self, open_s3, double):
         _error, attempts = self.caught(open_s3(attempts=3), double, Fault("get", times=100, cut=True))
+        assert attempts == 3
+
+    def test_what_was_silent_is_asked_once(self, open_s3, double):
+        """Until it is heard again: a store that does not answer must not cost its time-outs for every question."""
+        location = open_s3(attempts=3)
+        _error, attempts = self.caught(location, double, Fault("get", times=3, cut=True))
+        assert attempts == 3
+        _error, attempts = self.caught(location, double, Fault("get", times=1, cut=True))
+        assert attempts == 1
+        with pytest.raises(ObjectMissing):
+            location.read("packs/a")
+        _error, attempts = self.caught(location, double, Fault("get", times=3, cut=True))
+        assert attempts == 3
+
+    @pytest.mark.parametrize("status", [500, 503])
+    def test_a_store_that_says_no_is_not_silent(self, open_s3, double, status):
+        location = open_s3(attempts=3)
+        for _unused in range(2):
+            _error, attempts = self.caught(location, double, Fault("get", times=3, status=status))
+            assert attempts == 3
+
+    def test_a_first_answer_is_not_waited_for_so_long(self, open_s3, double, monkeypatch):
+        monkeypatch.setattr(calls, "_FIRST_ANSWER_SECONDS", -1.0)
+        location = open_s3(attempts=3)
+        _error, attempts = self.caught(location, double, Fault("get", times=1, cut=True))
+        assert attempts == 1
+        with pytest.raises(ObjectMissing):
+            location.read("packs/a")
+        _error, attempts = self.caught(location, double, Fault("get", times=3, cut=True))
         assert attempts == 3
 
     def test_another_region(self, open_s3, double):

@@ -25,6 +25,8 @@ _ENDED: t.Final = "credentials are still expired"
 _FIRST_PAUSE_SECONDS = 0.25
 _FIRST_PAUSE_THROTTLED_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 20.0
+_FIRST_ANSWER_SECONDS = 20.0
+"""After that there is no further attempt where nothing ever answered: who asks is told soon that there is nobody."""
 _RANDOM = secrets.SystemRandom()
 
 
@@ -69,6 +71,10 @@ class Calls:
         self._stamp: tuple[int, int] | None = None
         self._lock = threading.Lock()
         self._answered = False
+        """Something that speaks S3 has done what it was asked for."""
+        self._heard = False
+        self._silent = False
+        """All attempts of a request found nobody there, and nothing was heard since: the next ones try once."""
         self._counts: collections.Counter[str] = collections.Counter()
 
     def full(self, key: str) -> str:
@@ -97,19 +103,26 @@ class Calls:
         """
         if key:
             parameters["Key"] = self.full(key)
-        attempts = attempts or self.options.attempts
+        attempts = 1 if self._silent else attempts or self.options.attempts
+        began = time.monotonic()
         renewed = False
         attempt = 0
         while True:
             attempt += 1
             client = self.client()
             failure = self._try(client, operation, parameters)
+            if not isinstance(failure, Failure) or failure.status:
+                self._heard, self._silent = True, False
             if not isinstance(failure, Failure):
                 return failure | {ATTEMPTS: attempt}
             if failure.bad_credentials and not renewed and self._forget_client(client):
                 renewed = True
                 attempt -= 1
                 continue
+            never = not self._heard and time.monotonic() - began > _FIRST_ANSWER_SECONDS
+            if failure.is_silence and (never or attempt >= self.options.attempts):
+                self._silent = True
+                attempts = attempt
             if not failure.again or attempt >= attempts or (stop is not None and stop.is_set()):
                 raise self.error(operation, key, failure)
             pause(attempt, failure, stop)

@@ -106,6 +106,11 @@ class Failure:
         return self.status == 408 or (self.status >= 500 and self.status not in (501, 507))
 
     @property
+    def is_silence(self) -> bool:
+        """Whether nobody was there, or the connection broke before there was an answer."""
+        return self.status == 0 and self.again
+
+    @property
     def is_no_s3(self) -> bool:
         """Whether nothing that speaks S3 has answered."""
         return self.code == "ConnectionClosedError" or (self.status == 400 and self.code == "400")
