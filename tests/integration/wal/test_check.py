@@ -104,6 +104,22 @@ def test_the_room_that_a_quota_leaves(archiving: WalLab) -> None:
         archiving.write_config()
 
 
+def test_the_repository_alone(archiving: WalLab) -> None:
+    """For a host whose configuration names clusters of other hosts."""
+    cluster = archiving.settings["clusters"]["main"]
+    elsewhere = dict(cluster, data_directory="/nowhere/main", connection="host=/nowhere")
+    archiving.settings["clusters"]["main"] = elsewhere
+    archiving.write_config()
+    try:
+        code, found = findings(archiving)
+        assert (code, set(failed(found))) == (1, {"cluster main: data directory"})
+        code, found = findings(archiving, "--repository")
+    finally:
+        archiving.settings["clusters"]["main"] = cluster
+        archiving.write_config()
+    assert (code, set(found)) == (0, {"configuration", "state directory", "keys", "location near", "location far"})
+
+
 def test_without_identity_it_says_so_and_passes(archiving: WalLab) -> None:
     with archiving.away(archiving.keys / "data.identity"):
         code, found = findings(archiving)

@@ -18,7 +18,9 @@ if t.TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("cluster", metavar="CLUSTER", nargs="?", help="check this cluster only (default: all)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("cluster", metavar="CLUSTER", nargs="?", help="check this cluster only (default: all)")
+    what.add_argument("--repository", action="store_true", help="no cluster: those of the configuration are elsewhere")
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
@@ -33,7 +35,9 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
     from ..postgres.check import check
 
     config = context.config
-    clusters = [config.cluster(args.cluster)] if args.cluster else list(config.clusters.values())
+    clusters = [] if args.repository else list(config.clusters.values())
+    if args.cluster:
+        clusters = [config.cluster(args.cluster)]
     findings = check(config, clusters, now=context.now(), timeout=args.timeout, reporter=context.reporter)
     good = all(finding.ok for finding in findings)
     return Outcome(
