@@ -19,6 +19,7 @@ trap restore EXIT
 printf '[Timer]\nOnCalendar=\nOnActiveSec=0\nRandomizedDelaySec=0\nAccuracySec=1us\n' >"$drop_in/now.conf"
 restart
 until [ "$(show InvocationID)" != "$before" ] && [[ $(show ActiveState) =~ inactive|failed ]]; do
+    [ $SECONDS -lt 600 ] || { echo "$unit has not ended" && exit 1; }
     sleep 0.1
 done
-[ "$(show Result)" = "$wanted" ] || { journalctl --unit="$unit.service" --lines=40 --output=cat && exit 1; }
+[ "$(show Result)" = "$wanted" ] || { journalctl --no-pager --unit="$unit.service" --lines=40 --output=cat && exit 1; }
