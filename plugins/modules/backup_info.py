@@ -158,6 +158,16 @@ backups:
       type: bool
       returned: always
       sample: false
+    pin_reason:
+      description: Why it is pinned. Null where it is not.
+      type: str
+      returned: always
+      sample: before release 4
+    pinned_until:
+      description: When the pin ends by itself. Null where it does not.
+      type: str
+      returned: always
+      sample: "2026-03-15T14:00:00+00:00"
     verified:
       description: The verification that counts, the newest unless an older failure stands.
       type: dict

@@ -39,6 +39,12 @@ options:
   reason:
     description: Why it stays, in one line of at most 200 characters for people. Required with O(state=present).
     type: str
+  until:
+    description:
+      - When the pin ends, ISO 8601 with the offset from UTC, for instance V(2026-03-08T12:00:00+01:00). It ends with
+        the first backup of the same source that is finished after that time.
+      - Without it the backup stays until it is unpinned.
+    type: str
 seealso:
   - module: cryoprotect.backup.pg_backup
   - module: cryoprotect.backup.retention_prune
@@ -59,6 +65,7 @@ EXAMPLES = r"""
   cryoprotect.backup.backup_pin:
     backup: "{{ before.backup.backup_id }}"
     reason: before release 4
+    until: "{{ '%Y-%m-%dT%H:%M:%SZ' | strftime(now().timestamp() + 14 * 24 * 3600, utc=true) }}"
   become: true
   become_user: postgres
 
@@ -96,6 +103,11 @@ reason:
   returned: success
   type: str
   sample: before release 4
+until:
+  description: When the pin ends, as it was given. Null where it does not end by itself.
+  returned: success
+  type: str
+  sample: "2026-03-15T14:00:00+00:00"
 locations:
   description: For each location whether it knows of it. A prune that sees only one that does not deletes the backup.
   returned: success
@@ -152,15 +164,21 @@ def work(task: Task) -> Outcome:
     from ansible_collections.cryoprotect.backup.plugins.module_utils._engine.errors import EXIT_DONE, EXIT_PARTIAL
     from ansible_collections.cryoprotect.backup.plugins.module_utils._engine.report.backups import location_state
     from ansible_collections.cryoprotect.backup.plugins.module_utils._engine.repository.catalog import Catalog
-    from ansible_collections.cryoprotect.backup.plugins.module_utils._engine.repository.pins import pin, unpin
+    from ansible_collections.cryoprotect.backup.plugins.module_utils._engine.repository.pins import (
+        parse_until,
+        pin,
+        unpin,
+    )
     from ansible_collections.cryoprotect.backup.plugins.module_utils._engine.repository.repository import Repository
 
     options, dry_run = task.options, task.check_mode
     repository = Repository.open(task.config.repository.as_written())
     backup = chosen(Catalog.load(repository), options)
     if options["state"] == "present":
-        result = pin(repository, backup, options["reason"], task.now(), dry_run=dry_run)
-        msg = f"{result.backup_id} is pinned: {result.reason}"
+        until = None if options["until"] is None else parse_until(options["until"])
+        result = pin(repository, backup, options["reason"], task.now(), until=until, dry_run=dry_run)
+        end = f" until {result.until}" if result.until else ""
+        msg = f"{result.backup_id} is pinned{end}: {result.reason}"
     else:
         result = unpin(repository, backup, task.now(), dry_run=dry_run)
         msg = f"{result.backup_id} is not pinned"
@@ -194,6 +212,7 @@ def main() -> t.NoReturn:
             "latest": {"type": "str"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "reason": {"type": "str"},
+            "until": {"type": "str"},
         },
         mutually_exclusive=[("backup", "latest")],
         required_one_of=[("backup", "latest")],

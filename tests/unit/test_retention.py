@@ -243,6 +243,19 @@ def test_pinned_backups_stay_and_take_no_place_from_another() -> None:
     assert kept(times, only(Rule(keep_hourly=1))) == [times[3]]
 
 
+def test_a_pin_ends_with_the_first_backup_of_its_source_behind_its_end() -> None:
+    policy = only(Rule(keep_last=1))
+    until = dt.datetime.fromisoformat("2026-11-05T12:00:00+00:00")
+    pinned = backup("2026-11-01T01:00:00", pinned=True, pinned_until=until)
+    other = backup("2026-11-08T01:00:00", source="archive")
+    future = backup("2030-01-01T00:00:00")
+    before = [pinned, backup("2026-11-05T01:00:00"), other, future]
+    assert pinned.backup_id in kept(before, policy)
+    decision = next(each for each in plan(before, policy, NOW).decisions if each.backup == pinned)
+    assert (decision.reasons, decision.until) == (("pinned",), until)
+    assert pinned.backup_id not in kept([*before, backup("2026-11-05T13:00:00")], policy)
+
+
 def test_backups_dated_in_the_future_stay_and_push_out_nothing() -> None:
     week = [backup(day) for day in days("2026-11-01T01:00:00", 7)]
     future = [backup(day, verified=True) for day in days("2030-01-01T00:00:00", 50)]

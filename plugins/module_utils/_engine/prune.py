@@ -179,6 +179,7 @@ def candidate(backup: BackupRecord, required: t.AbstractSet[str]) -> retention.C
         status=_status(backup, required),
         verified=verified is not None and verified.data.get("result") == "ok" and _deep(verified.data.get("level")),
         pinned=backup.pinned,
+        pinned_until=backup.pinned_until,
         start_lsn=parse_lsn(postgres.start_lsn) if postgres else None,
         stop_lsn=parse_lsn(postgres.stop_lsn) if postgres else None,
         timeline=postgres.timeline if postgres else None,

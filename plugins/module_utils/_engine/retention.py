@@ -155,13 +155,15 @@ def plan(
             hint="Find out who copied a manifest, and remove the copy.",
         )
     until: dict[str, datetime] = {}
+    present = [backup for backup in backups if backup.finished_at <= now]
+    # By backups and not by the clock: what keeps a backup of a host that died, or beside a wrong clock, goes on.
+    newest = {backup.source: backup.finished_at for backup in reversed(present)}
     for backup in backups:
-        if backup.pinned:
+        if _pin_counts(backup, newest.get(backup.source)):
             reasons[backup.backup_id].append("pinned")
-            until[backup.backup_id] = NO_END
+            until[backup.backup_id] = backup.pinned_until or NO_END
         if backup.finished_at > now:
             reasons[backup.backup_id].append("dated in the future")
-    present = [backup for backup in backups if backup.finished_at <= now]
     for claim in claims(present, policy, now):
         backup_id = claim.backup.backup_id
         reasons[backup_id].append(claim.reason)
@@ -182,6 +184,12 @@ def plan(
         wal=_wal_keeps(backups, deleted, tuple(running)),
         brake=_brake(backups, present, deleted, policy.max_delete_share),
     )
+
+
+def _pin_counts(backup: Candidate, newest: datetime | None) -> bool:
+    if backup.pinned_until is None or newest is None:
+        return backup.pinned
+    return backup.pinned and newest <= backup.pinned_until
 
 
 # The brake.

@@ -37,7 +37,8 @@ class Candidate:
 
     ``verified``: it passed a verification of its content, or better. ``wal_start``: the name of the first
     WAL segment that a restore of it reads; None means unknown and holds all WAL. ``stored_bytes``: what its
-    own packs take in one location. ``stored_at``: when the first location got its manifest, by that
+    own packs take in one location. ``pinned_until``: a pin that counts until a backup of that source ended after that
+    time. ``stored_at``: when the first location got its manifest, by that
     location's clock, which the host that made it cannot set; None: not known.
     """
 
@@ -48,6 +49,7 @@ class Candidate:
     status: Status
     verified: bool = False
     pinned: bool = False
+    pinned_until: datetime | None = None
     start_lsn: int | None = None
     stop_lsn: int | None = None
     timeline: int | None = None

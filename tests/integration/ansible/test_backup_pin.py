@@ -15,7 +15,7 @@ def test_pin_and_unpin(tasks: AnsibleLab) -> None:
     options = {"backup": old, "reason": "before release 4"}
     results = tasks.play(
         *(task("backup_pin", check=check, **options) for check in (True, False, True, False)),
-        task("backup_pin", latest="main", reason="the newest"),
+        task("backup_pin", latest="main", reason="the newest", until="2999-01-01T00:00:00Z"),
         task("backup_pin", latest="main", state="absent"),
         task("backup_info", backup=old),
         task("retention_prune", grace=0),
@@ -25,6 +25,7 @@ def test_pin_and_unpin(tasks: AnsibleLab) -> None:
     assert (do["pinned"], do["reason"], do["source"], do["backup_id"]) == (True, "before release 4", "main", old)
     assert do["locations"]["near"]["ok"]
     assert (newest["backup_id"], newest_off["changed"], newest_off["pinned"]) == (new, True, False)
+    assert (newest["until"], do["until"]) == ("2999-01-01T00:00:00+00:00", None)
     assert (info["backup"]["pinned"], info["backup"]["pin_reason"]) == (True, "before release 4")
     assert sorted(prune["keep"]) == [old, new]
     check, do, again, prune = tasks.play(

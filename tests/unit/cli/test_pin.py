@@ -37,6 +37,7 @@ def test_a_pinned_backup_outlives_the_rules(site: Cli) -> None:
         "source": "main",
         "pinned": True,
         "reason": "before release 4",
+        "until": None,
         "changed": True,
         "locations": {name: {"ok": True, "error": None} for name in ("one", "two")},
     }
@@ -65,6 +66,29 @@ def test_again_changes_nothing_and_another_reason_replaces_the_first(site: Cli) 
     assert [site("unpin", made, "--json").json["changed"] for _time in range(2)] == [True, False]
     kinds = [note["kind"] for note in site("info", made, "--json").json["notes"]]
     assert kinds == ["pin", "pin", "unpin"]
+
+
+def test_a_pin_that_ends_by_itself(site: Cli) -> None:
+    first, _second, third = (backup(site, days) for days in (3, 2, 1))
+    until = "2999-01-01T00:00:00+00:00"
+    result = site("pin", first, "--reason", "release 4", "--until", "2999-01-01T00:00:00Z", "--json").json
+    assert (result["until"], result["changed"]) == (until, True)
+    assert site("pin", first, "--reason", "release 4", "--until", until, "--json").json["changed"] is False
+    info = site("info", first, "--json").json
+    assert (info["pinned"], info["pinned_until"]) == (True, until)
+    assert f"pinned        release 4 (until {until})" in site("info", first).out
+    prune(site)
+    assert ids(site) == [first, third]
+    result = site("pin", first, "--reason", "release 4", "--json").json
+    assert (result["until"], result["changed"]) == (None, True)
+
+
+@pytest.mark.parametrize("until", ["2999-01-01T00:00:00", "tomorrow", "2020-01-01T00:00:00Z"])
+def test_an_end_that_is_none(site: Cli, until: str) -> None:
+    made = backup(site, 1)
+    result = site("pin", made, "--reason", "x", "--until", until, "--json")
+    assert (result.code, result.error["id"]) == (2, "usage")
+    assert site("info", made, "--json").json["pinned"] is False
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "two\nlines", "x" * 201])

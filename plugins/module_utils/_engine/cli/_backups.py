@@ -93,7 +93,8 @@ def change_pin(context: Context, text: str, change: Callable[[Repository, Backup
     result = change(repository, catalog.find(text))
     for name, error in repository.lost.items():
         context.reporter.warn(f"location {name} does not know of it: {reason_of(error, name)}")
-    state = f"pinned: {result.reason}" if result.pinned else "not pinned"
+    end = f" until {result.until}" if result.until else ""
+    state = f"pinned{end}: {result.reason}" if result.pinned else "not pinned"
     was = "" if result.changed else ", as it was before"
     locations = {name: location_state(repository, name) for name in context.config.repository.locations}
     fields = {**result.as_dict(), "locations": locations}

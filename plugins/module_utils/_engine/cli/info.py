@@ -63,7 +63,8 @@ def _lines(backup: Fields) -> Iterator[str]:
     yield f"type          {backup['type']}" + (f", parent {backup['parent']}" if backup["parent"] else "")
     yield f"status        {backup['status']}"
     if backup["pinned"]:
-        yield f"pinned        {backup['pin_reason'] or 'without a reason'}"
+        until = f" (until {backup['pinned_until']})" if backup["pinned_until"] else ""
+        yield f"pinned        {backup['pin_reason'] or 'without a reason'}{until}"
     if backup["label"]:
         yield f"label         {backup['label']}"
     yield f"started       {local_time(backup['started_at'])}"

@@ -16,14 +16,18 @@ if t.TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("backup", metavar="BACKUP", help="its id, or the beginning or the end of it")
     parser.add_argument("--reason", metavar="TEXT", required=True, help="why it stays, in one line for people")
+    parser.add_argument(
+        "--until", metavar="TIME", help="when the pin ends, ISO 8601 with UTC offset (default: when it is unpinned)"
+    )
 
 
 def run(args: argparse.Namespace, context: Context) -> Outcome:
-    from ..repository.pins import pin
+    from ..repository.pins import parse_until, pin
     from ._backups import change_pin
 
+    until = None if args.until is None else parse_until(args.until)
     return change_pin(
         context,
         args.backup,
-        lambda repository, backup: pin(repository, backup, args.reason, context.now()),
+        lambda repository, backup: pin(repository, backup, args.reason, context.now(), until=until),
     )

@@ -53,6 +53,8 @@ def summary(backup: BackupRecord, repository: Repository) -> Fields:
         "locations": list(backup.locations),
         "epoch": backup.epoch,
         "pinned": backup.pinned,
+        "pin_reason": pin_reason(backup),
+        "pinned_until": None if backup.pinned_until is None else backup.pinned_until.isoformat(),
         "verified": _note(backup.verified),
         "restored": _note(backup.restored),
     }
@@ -79,7 +81,6 @@ def details(backup: BackupRecord, repository: Repository) -> Fields:
         "compaction": header.compaction,
         "damage": [dataclasses.asdict(damage) for damage in header.damage],
         "postgres": None if header.postgres is None else dataclasses.asdict(header.postgres),
-        "pin_reason": pin_reason(backup),
         "notes": [{"kind": note.kind, "at": note.at, **note.data} for note in backup.notes],
     }
 

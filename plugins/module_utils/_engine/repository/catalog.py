@@ -50,9 +50,24 @@ class BackupRecord:
         return dt.datetime.fromisoformat(self.header.finished_at)
 
     @property
+    def pin(self) -> Note | None:
+        """The pin that it bears."""
+        newest = next((note for note in reversed(self.notes) if note.kind in (PIN, UNPIN)), None)
+        return newest if newest is not None and newest.kind == PIN else None
+
+    @property
     def pinned(self) -> bool:
-        pins = [note for note in self.notes if note.kind in (PIN, UNPIN)]
-        return bool(pins) and pins[-1].kind == PIN
+        return self.pin is not None
+
+    @property
+    def pinned_until(self) -> dt.datetime | None:
+        """When the pin ends; None: never by itself, which is also what an end means that makes no sense."""
+        text = self.pin.data.get("until") if self.pin is not None else None
+        try:
+            moment = dt.datetime.fromisoformat(text) if isinstance(text, str) else None
+        except ValueError:
+            return None
+        return moment if moment is not None and moment.tzinfo is not None else None
 
     @property
     def verified(self) -> Note | None:

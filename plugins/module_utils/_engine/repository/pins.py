@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import os
 import typing as t
 
@@ -15,8 +16,6 @@ from .catalog import write_note
 from .model import PIN, UNPIN, Note
 
 if t.TYPE_CHECKING:
-    import datetime as dt
-
     from .catalog import BackupRecord
     from .repository import Repository
 
@@ -29,6 +28,7 @@ class PinResult:
     source: str
     pinned: bool
     reason: str
+    until: str | None
     changed: bool
 
     def as_dict(self) -> dict[str, t.Any]:
@@ -36,11 +36,17 @@ class PinResult:
 
 
 def pin(
-    repository: Repository, backup: BackupRecord, reason: str, now: dt.datetime, *, dry_run: bool = False
+    repository: Repository,
+    backup: BackupRecord,
+    reason: str,
+    now: dt.datetime,
+    *,
+    until: dt.datetime | None = None,
+    dry_run: bool = False,
 ) -> PinResult:
-    """Pin a backup, in every location that answers. Durable on return; idempotent for the same reason.
+    """Pin a backup, in every location that answers. Durable on return; idempotent for the same reason and end.
 
-    Raises ConfigError for a reason that is none.
+    Raises ConfigError for a reason that is none, and for an end that has passed.
     """
     if not reason.strip() or len(reason) > REASON_CHARACTERS or not reason.isprintable():
         raise ConfigError(
@@ -48,10 +54,32 @@ def pin(
             hint="Write down for whoever will find the pin next year why this backup stays.",
             id="usage",
         )
-    changed = pin_reason(backup) != reason
+    if until is not None and until <= now:
+        raise ConfigError(
+            f"{until.isoformat()} has passed: nothing would be pinned until then",
+            hint="Name a later time, or leave it out to pin the backup until it is unpinned.",
+            id="usage",
+        )
+    changed = pin_reason(backup) != reason or backup.pinned_until != until
+    end = None if until is None else until.isoformat()
     if changed and not dry_run:
-        _write(repository, backup, PIN, {"reason": reason}, now)
-    return PinResult(backup.id, backup.source, pinned=True, reason=reason, changed=changed)
+        _write(repository, backup, PIN, {"reason": reason} | ({} if end is None else {"until": end}), now)
+    return PinResult(backup.id, backup.source, pinned=True, reason=reason, until=end, changed=changed)
+
+
+def parse_until(text: str) -> dt.datetime:
+    """A time with its offset. Raises ConfigError."""
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ConfigError(
+            f"{text!r} is no time with an offset from UTC",
+            hint="For instance 2026-03-08T12:00:00+01:00, or 2026-03-08T11:00:00Z.",
+            id="usage",
+        )
+    return moment
 
 
 def unpin(repository: Repository, backup: BackupRecord, now: dt.datetime, *, dry_run: bool = False) -> PinResult:
@@ -59,13 +87,12 @@ def unpin(repository: Repository, backup: BackupRecord, now: dt.datetime, *, dry
     changed = backup.pinned
     if changed and not dry_run:
         _write(repository, backup, UNPIN, {}, now)
-    return PinResult(backup.id, backup.source, pinned=False, reason="", changed=changed)
+    return PinResult(backup.id, backup.source, pinned=False, reason="", until=None, changed=changed)
 
 
 def pin_reason(backup: BackupRecord) -> str | None:
     """Why the backup is pinned; None if it is not."""
-    newest = next((note for note in reversed(backup.notes) if note.kind in (PIN, UNPIN)), None)
-    return str(newest.data.get("reason", "")) if newest is not None and newest.kind == PIN else None
+    return str(backup.pin.data.get("reason", "")) if backup.pin is not None else None
 
 
 def _write(repository: Repository, backup: BackupRecord, kind: str, data: dict[str, str], now: dt.datetime) -> None:
