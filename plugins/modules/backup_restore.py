@@ -110,6 +110,10 @@ options:
     description: Start PostgreSQL on the target and wait until recovery has reached the goal.
     type: bool
     default: false
+  start_timeout:
+    description: With O(start), how many seconds start and recovery may take.
+    type: float
+    default: 3600
   port:
     description: Write this port into the restored configuration.
     type: int
@@ -375,6 +379,7 @@ def work(task: Task) -> Outcome:
         without=tuple(options["without"]),
         dry_run=task.check_mode,
         start=options["start"],
+        start_timeout=options["start_timeout"],
         port=options["port"],
         bin_directory=Path(options["bin_directory"]) if options["bin_directory"] else None,
     )
@@ -410,6 +415,7 @@ def main() -> t.NoReturn:
             "workers": {"type": "int"},
             "without": {"type": "list", "elements": "str", "default": []},
             "start": {"type": "bool", "default": False},
+            "start_timeout": {"type": "float", "default": 3600},
             "port": {"type": "int"},
             "bin_directory": {"type": "path"},
         },

@@ -68,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     start = parser.add_argument_group("afterwards")
     start.add_argument("--start", action="store_true", help="start PostgreSQL and wait for the end of recovery")
+    start.add_argument(
+        "--start-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=3600.0,
+        help="how long start and recovery may take (default: %(default)g)",
+    )
     start.add_argument("--port", metavar="PORT", type=int, help="write this port into the restored configuration")
     start.add_argument("--bin-directory", metavar="DIR", type=Path, help="where pg_ctl is")
 
@@ -105,6 +112,7 @@ def _request(args: argparse.Namespace) -> RestoreRequest:
         without=tuple(args.without),
         dry_run=args.dry_run,
         start=args.start,
+        start_timeout=args.start_timeout,
         port=args.port,
         bin_directory=args.bin_directory,
     )
