@@ -219,7 +219,8 @@ def test_every_key_of_the_configuration_is_explained(tmp_path: Path, monkeypatch
 def examples() -> Iterator[Any]:
     for page in PAGES:
         for number, block in enumerate(blocks(page, "yaml"), 1):
-            if "groups" in yaml.safe_load(block):  # rules for Prometheus: promtool looks at them
+            # Rules for Prometheus, which promtool looks at, and pipelines.
+            if any(key in yaml.safe_load(block) for key in ("groups", "jobs", "stages")):
                 continue
             yield pytest.param(block, id=f"{page.name}-{number}")
 
@@ -241,6 +242,16 @@ def test_examples_of_the_configuration_are_valid(block: str, tmp_path: Path) -> 
     path = tmp_path / "config.yml"
     path.write_text(yaml.safe_dump(whole))
     load_config(path)
+
+
+def test_playbooks_that_are_run_exist() -> None:
+    run = {
+        name
+        for page in PAGES
+        for name in re.findall(r"ansible-playbook\b.*? cryoprotect\.backup\.(\w+)", page.read_text())
+    }
+    assert run >= {"install", "restore", "pre_deploy", "post_deploy"}
+    assert run <= {path.stem for path in (CHECKOUT / "playbooks").glob("*.yml")}
 
 
 def check_playbook(plays: list[dict[str, Any]]) -> None:
