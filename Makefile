@@ -36,7 +36,7 @@ test: lint ## everything that can be checked: lint, then all tests, then the sce
 	@$(PYTEST) -n auto --dist loadscope $(PYTEST_ARGS)
 	@tools/molecule.sh
 
-molecule: venv packages ## roles and playbooks on whole hosts: ten minutes. MOLECULE_SCENARIOS='install' for one
+molecule: venv packages ## roles and playbooks on whole hosts: a quarter of an hour. MOLECULE_SCENARIOS='install' for one
 	@tools/molecule.sh $(MOLECULE_SCENARIOS)
 
 test-fast: venv ## unit tests only, stops at the first failure
