@@ -267,6 +267,14 @@ def test_status_while_a_backup_runs(two: Cli) -> None:
     assert two("status", "--json").json["sources"]["main"]["running"] == []
 
 
+def test_status_after_a_backup_whose_lease_could_not_be_taken_away(two: Cli) -> None:
+    """A host that may only add leaves it behind."""
+    backup_id = backup(two)
+    repository = Repository.open(load_config(two.config).repository)
+    with lease.lease_held(repository.keys, repository.locations[0], lease.new_lease("main", backup_id, None, START)):
+        assert two("status", "--json").json["sources"]["main"]["running"] == []
+
+
 @pytest.mark.parametrize("purpose", [model.RESTORING, model.REPLICATING])
 def test_status_while_something_else_runs(two: Cli, purpose: str) -> None:
     """It is no backup, and not shown as one."""

@@ -35,7 +35,7 @@ _PROVING_LEVELS = ("content", "restore")
 
 def status(config: Config, repository: Repository, catalog: Catalog, now: dt.datetime) -> Fields:
     """Sources and locations, and in ``attention`` what a person should look at. ``now`` is aware."""
-    leases = _running(repository)
+    leases = _running(repository, {backup.id for backup in catalog.backups})
     names = dict.fromkeys((*config.sources, *(backup.source for backup in catalog.backups)))
     sources = {name: _source(config, repository, catalog.of(name), leases.get(name, []), now) for name in names}
     behind_by = lags(config, repository, catalog, now)
@@ -171,15 +171,16 @@ def _little_room(location: Fields, catalog: Catalog) -> Iterator[str]:
     yield f"there is room for {format_bytes(room)}, and the newest full backup of {largest.source} took {took}"
 
 
-def _running(repository: Repository) -> dict[str, list[Fields]]:
+def _running(repository: Repository, finished: t.AbstractSet[str]) -> dict[str, list[Fields]]:
     """What is under way now, by source: backups, restores, replications; ``backup_id`` is the backup it is about.
 
-    A lease whose holder is gone is left out: it harms nothing. So is a prune, which is about no source.
+    A lease whose holder is gone is left out: it harms nothing. So is one of a backup that is finished, which a host that
+    may only add cannot take away; and a prune, which is about no source.
     """
     found: dict[tuple[str, str], Fields] = {}
     for location in repository.locations:
         for lease in _live_leases(repository, location):
-            if lease.purpose == PRUNING:
+            if lease.purpose == PRUNING or (lease.purpose == BACKING_UP and lease.backup_id in finished):
                 continue
             about = lease.backup_id if lease.purpose == BACKING_UP else lease.parent
             entry = found.setdefault(
