@@ -174,8 +174,8 @@ def _little_room(location: Fields, catalog: Catalog) -> Iterator[str]:
 def _running(repository: Repository, finished: t.AbstractSet[str]) -> dict[str, list[Fields]]:
     """What is under way now, by source: backups, restores, replications; ``backup_id`` is the backup it is about.
 
-    A lease whose holder is gone is left out: it harms nothing. So is one of a backup that is finished, which a host that
-    may only add cannot take away; and a prune, which is about no source.
+    A lease whose holder is gone is left out: it harms nothing. So is one of a backup that is finished, which a host
+    that may only add cannot take away; and a prune, which is about no source.
     """
     found: dict[tuple[str, str], Fields] = {}
     for location in repository.locations:
