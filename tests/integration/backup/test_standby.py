@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -165,7 +166,7 @@ def test_without_the_primary(pair: Pair) -> None:
 
     def traffic() -> None:
         while not stop.wait(0.5):
-            pair.primary.switch_wal()
+            pair.at_primary.archive_everything()
 
     thread = threading.Thread(target=traffic)
     thread.start()
@@ -188,7 +189,10 @@ def test_promoted_meanwhile(pair: Pair) -> None:
     pair.lab.set(bandwidth_limit="3MB/s")
     process = start(pair.lab)
     wait_for_copying(pair.lab, process)
+    # However long the promotion takes, the backup is not over before.
+    process.send_signal(signal.SIGSTOP)
     pair.promote()
+    process.send_signal(signal.SIGCONT)
     output, errors = process.communicate()
     assert (process.returncode, json.loads(output)["error"]["id"]) == (1, "cluster-promoted"), errors
     assert (pair.lab.manifests(), pair.lab.leases()) == ([], [])

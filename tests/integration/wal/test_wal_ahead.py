@@ -239,10 +239,13 @@ def test_another_configuration_is_another_archive(replay: Replay, filled: WalLab
     replay.wait_kept(names[1], names[2])
     first = replay.helper()
     # The same words, and something else behind them: nothing is in the other place.
-    filled.settings["repository"]["locations"]["local"]["path"] = str(filled.directory / "other")
+    locations = filled.settings["repository"]["locations"]
+    local = locations["local"]
+    elsewhere = {"prefix": "other"} if local["type"] == "s3" else {"path": str(filled.directory / "other")}
+    locations["local"] = local | elsewhere
     filled.write_config()
     assert replay.ask(names[1]) == UNKNOWN
-    filled.settings["repository"]["locations"]["local"]["path"] = str(filled.paths["local"])
+    locations["local"] = local
     filled.write_config()
     assert replay.delivers(names[1], content(finished, 1))
     wait_until(lambda: first not in replay.helpers(), "the first one has ended")
