@@ -57,7 +57,7 @@ def test_every_shared_variable_is_documented() -> None:
 
 def test_examples_use_documented_variables_only() -> None:
     page = (CHECKOUT / "docs/ansible.md").read_text()
-    files = list((CHECKOUT / "inventories").rglob("group_vars/*.yml"))
+    files = [path for path in (CHECKOUT / "inventories").glob("*/group_vars/**/*.yml") if path.name != "vault.yml"]
     assert files
     for file in files:
         for name in load(file):
