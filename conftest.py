@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import collections.abc
 import os
+import signal
 
 import pytest
 
 pytest_plugins = ["tests.lab.servers"]
 
 SKIPS_ARE_FAILURES = os.environ.get("CI") == "true"
+
+
+def pytest_configure() -> None:
+    """A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)
