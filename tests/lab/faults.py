@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from .account import ServerAccount
 from .cleanup import unmount
+from .waiting import wait_until
 
 if TYPE_CHECKING:
     from .stores import StoredPath
@@ -201,7 +202,9 @@ class FullDisk:
     def read_only(self, enabled: bool = True) -> None:
         """Make the file system read-only, or writable again."""
         mode = "ro" if enabled else "rw"
-        subprocess.run(["mount", "-o", f"remount,{mode}", str(self.path)], check=True, capture_output=True)
+        command = ["mount", "-o", f"remount,{mode}", str(self.path)]
+        # Busy until whoever writes for a client that has ended, such as an SFTP server, has noticed that.
+        wait_until(lambda: subprocess.run(command, check=False, capture_output=True).returncode == 0, " ".join(command))
 
     def close(self) -> None:
         """Unmount it; everything in it is gone."""
