@@ -7,4 +7,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PWD/.venv/bin:$PATH
+# What molecule knows of the hosts is to be gone with them, also when it is killed.
+export MOLECULE_EPHEMERAL_DIRECTORY=/run/cryobackup-hosts/molecule
 exec python -m tests.lab.hosts run "$@"
