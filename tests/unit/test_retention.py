@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from cryobackup.errors import RepositoryError
-from cryobackup.retention import Candidate, Plan, Policy, Rule, explain, plan
+from cryobackup.retention import NO_END, Candidate, Plan, Policy, Rule, explain, plan
 
 NOW = dt.datetime(2026, 11, 23, 12, tzinfo=dt.UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -251,8 +251,10 @@ def test_a_pin_ends_with_the_first_backup_of_its_source_behind_its_end() -> None
     future = backup("2030-01-01T00:00:00")
     before = [pinned, backup("2026-11-05T01:00:00"), other, future]
     assert pinned.backup_id in kept(before, policy)
-    decision = next(each for each in plan(before, policy, NOW).decisions if each.backup == pinned)
-    assert (decision.reasons, decision.until) == (("pinned",), until)
+    # Where it goes on behind its end, what it keeps is locked as if it had none.
+    for now, expected in ((until - dt.timedelta(hours=1), until), (NOW, NO_END)):
+        decision = next(each for each in plan(before, policy, now).decisions if each.backup == pinned)
+        assert (decision.reasons, decision.until) == (("pinned",), expected)
     assert pinned.backup_id not in kept([*before, backup("2026-11-05T13:00:00")], policy)
 
 

@@ -161,7 +161,9 @@ def plan(
     for backup in backups:
         if _pin_counts(backup, newest.get(backup.source)):
             reasons[backup.backup_id].append("pinned")
-            until[backup.backup_id] = backup.pinned_until or NO_END
+            # A pin that goes on behind its end has none, and neither has the lock of what it keeps.
+            end = backup.pinned_until
+            until[backup.backup_id] = end if end is not None and end > now else NO_END
         if backup.finished_at > now:
             reasons[backup.backup_id].append("dated in the future")
     for claim in claims(present, policy, now):

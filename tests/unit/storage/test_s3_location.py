@@ -323,6 +323,13 @@ class TestErrors:
         _error, attempts = self.caught(open_s3(attempts=3), double, Fault("get", times=100, cut=True))
         assert attempts == 3
 
+    def heard_again(self, location, double) -> None:
+        """After any answer, a request of a store of three attempts has all of them."""
+        with pytest.raises(ObjectMissing):
+            location.read("packs/a")
+        _error, attempts = self.caught(location, double, Fault("get", times=3, cut=True))
+        assert attempts == 3
+
     def test_what_was_silent_is_asked_once(self, open_s3, double):
         """Until it is heard again: a store that does not answer must not cost its time-outs for every question."""
         location = open_s3(attempts=3)
@@ -330,10 +337,7 @@ class TestErrors:
         assert attempts == 3
         _error, attempts = self.caught(location, double, Fault("get", times=1, cut=True))
         assert attempts == 1
-        with pytest.raises(ObjectMissing):
-            location.read("packs/a")
-        _error, attempts = self.caught(location, double, Fault("get", times=3, cut=True))
-        assert attempts == 3
+        self.heard_again(location, double)
 
     @pytest.mark.parametrize("status", [500, 503])
     def test_a_store_that_says_no_is_not_silent(self, open_s3, double, status):
@@ -347,10 +351,7 @@ class TestErrors:
         location = open_s3(attempts=3)
         _error, attempts = self.caught(location, double, Fault("get", times=1, cut=True))
         assert attempts == 1
-        with pytest.raises(ObjectMissing):
-            location.read("packs/a")
-        _error, attempts = self.caught(location, double, Fault("get", times=3, cut=True))
-        assert attempts == 3
+        self.heard_again(location, double)
 
     def test_another_region(self, open_s3, double):
         fault = Fault("get", times=9, status=400, code="AuthorizationHeaderMalformed")
