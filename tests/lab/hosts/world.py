@@ -27,7 +27,7 @@ from .machine import BRIDGE, GATEWAY, IDENTITY, LAB, make_key, remove_cgroup
 
 CGROUPS = Path("/sys/fs/cgroup")
 LIFELINE = "CRYOBACKUP_HOSTS_LIFELINE"
-MEGABYTES = 6144
+MEGABYTES = 8192
 """The most that the files of all hosts may take of the machine's memory."""
 
 
