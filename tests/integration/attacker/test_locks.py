@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime as dt
 import importlib
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from cryobackup.cli._frame import Context
+from cryobackup.cli._parser import Parser
 from cryobackup.cli.progress import StandardErrorReporter
 from cryobackup.config import Config, RepositoryConfig
 from cryobackup.config.locations import LocationConfig, LockMode, ObjectLock, S3Options
@@ -281,8 +281,11 @@ def shown(made: LockedRepository, command: str, backup_id: str) -> Any:
         return overview(made.config, backup=backup_id, now=made.now(), reporter=Silent())
     context = Context(config_path=None, json=True, reporter=StandardErrorReporter(quiet=True))
     context.config = made.config
-    args = argparse.Namespace(source=None, backup=backup_id, latest=None, as_of=None, reason="x")
-    outcome = importlib.import_module(f"cryobackup.cli.{command}").run(args, context)
+    module = importlib.import_module(f"cryobackup.cli.{command}")
+    parser = Parser.of_command(command, command)
+    module.add_arguments(parser)
+    words = {"info": [backup_id], "pin": [backup_id, "--reason", "x"]}
+    outcome = module.run(parser.parse(words.get(command, [])), context)
     assert outcome.exit_code == 0
     return outcome.result
 
