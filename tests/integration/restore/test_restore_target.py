@@ -164,6 +164,13 @@ def test_a_directory_that_may_not_be_written_to(story: Story) -> None:
     story.lab.refused_restore(target, id="target-permission")
 
 
+def test_a_directory_that_may_not_be_looked_into(story: Story, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    error = story.lab.refused_restore(tmp_path / "copy", id="target-permission")
+    assert str(tmp_path / "copy") in error["message"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_owner(story: Story) -> None:
     mapping = side(story, story.lab.place("never"))
     story.lab.refused_restore("never", *mapping, "--owner", "nobody-of-that-name", id="target-owner")

@@ -338,7 +338,7 @@ def test_nothing_of_the_user_is_used(
     mine.touch(mode=0o600)
     mine.write_bytes(other.export_private_key())
     assert failure(locate(sftp_server, key_file=mine).now).id == "location-denied"
-    # Root's, for somebody who became another user. No directory is closed to root: this one cannot be looked into either.
+    # Another user's, after setpriv. No directory is closed to root: this one cannot be looked into either.
     monkeypatch.setenv("HOME", "/" + "x" * 300)
     assert put(locate(sftp_server), "b", b"y")
 

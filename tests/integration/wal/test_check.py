@@ -120,6 +120,18 @@ def test_the_repository_alone(archiving: WalLab) -> None:
     assert (code, set(found)) == (0, {"configuration", "state directory", "keys", "location near", "location far"})
 
 
+def test_a_state_directory_of_somebody_else(archiving: WalLab, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    archiving.settings["state_directory"] = str(tmp_path / "state")
+    archiving.write_config()
+    try:
+        code, found = findings(archiving, "--repository")
+    finally:
+        archiving.settings["state_directory"] = str(archiving.state)
+        archiving.write_config()
+    assert (code, set(failed(found))) == (1, {"state directory"})
+
+
 def test_without_identity_it_says_so_and_passes(archiving: WalLab) -> None:
     with archiving.away(archiving.keys / "data.identity"):
         code, found = findings(archiving)

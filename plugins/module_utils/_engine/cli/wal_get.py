@@ -9,6 +9,7 @@ Exit codes: 0 the file is there · 1 there is surely no such file · 200 it coul
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 import typing as t
 from pathlib import Path
@@ -129,7 +130,7 @@ def system_identifier_of(args: argparse.Namespace, config: Config) -> int:
     here = Path.cwd()
     if args.cluster is not None:
         directory = config.cluster(args.cluster).data_directory
-    elif (here / "global" / "pg_control").exists():
+    elif os.path.exists(here / "global" / "pg_control"):  # By hand, anybody may be anywhere: no if it may not be known.
         directory = here
     elif len(config.clusters) == 1:
         directory = next(iter(config.clusters.values())).data_directory
@@ -156,7 +157,7 @@ def without(config: RepositoryConfig, lost: list[str]) -> RepositoryConfig:
 
 def _is_standby() -> bool:
     """PostgreSQL starts this in the data directory. The archive's end promotes no standby: it asks again."""
-    return Path("standby.signal").exists()
+    return os.path.exists("standby.signal")
 
 
 def _fetch(

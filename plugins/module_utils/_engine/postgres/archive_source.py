@@ -64,7 +64,7 @@ def _same(one: Path, other: Path) -> bool:
 
 def _started_there(here: Path, data_directory: Path) -> bool:
     """False when the working directory is another data directory: pg_wal of a clone may be a link to its source's."""
-    return not (here / "global" / "pg_control").exists() or _same(here, data_directory)
+    return not os.path.exists(here / "global" / "pg_control") or _same(here, data_directory)
 
 
 class WalSource:

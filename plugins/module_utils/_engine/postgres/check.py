@@ -101,7 +101,7 @@ def check(
 
 def _check_state_directory(config: Config, findings: _Findings) -> None:
     path = config.state_directory
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    existing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         findings.passed("state directory", str(path))
         return

@@ -99,7 +99,7 @@ def check_target(
     """
     path = _real(target)
     check_apart(path, protected)
-    if not path.exists():
+    if not _is_there(path):
         _check_parent(path)
         return TargetState(path, TargetKind.MISSING)
     _check_directory(path)
@@ -129,7 +129,7 @@ def check_tablespace(path: Path, *, known: t.Collection[Path], protected: t.Iter
     """
     real = _real(path)
     check_apart(real, protected)
-    if not real.exists():
+    if not _is_there(real):
         _check_parent(real)
         return real
     _check_directory(real)
@@ -153,7 +153,7 @@ def wal_directory(target: Path, protected: t.Iterable[Protected]) -> Path | None
         return None
     real = Path(os.path.realpath(link))
     check_apart(real, protected)
-    if not real.exists():
+    if not _is_there(real):
         return None  # on a new machine: what it led to is gone
     _check_directory(real)
     if real.stat().st_uid != target.stat().st_uid:
@@ -191,13 +191,27 @@ def missing_parents(path: Path) -> Path:
 def _real(target: Path) -> Path:
     """Absolute, with the links above it resolved. A target that is a link itself is refused."""
     absolute = Path(os.path.abspath(target))
-    if absolute.is_symlink():
+    if _is_there(absolute) and absolute.is_symlink():
         raise RestoreError(
             f"{absolute} is a symbolic link to {os.path.realpath(absolute)}",
             hint="Name the directory itself, so that nobody is surprised by what is written to. Nothing was changed.",
             id="target-symlink",
         )
     return Path(os.path.realpath(absolute.parent)) / absolute.name
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise RestoreError(
+            f"cannot look at {path}: {error.strerror}",
+            hint="Run as the user that PostgreSQL runs as, or restore into another directory. Nothing was changed.",
+            id="target-permission",
+        ) from error
+    return True
 
 
 def _check_parent(path: Path) -> None:

@@ -240,8 +240,8 @@ class _Worker:
             username=options.user,
             client_keys=[self._key()],
             known_hosts=self._known_hosts(),
-            # Nothing of the user's: no ~/.ssh/config, no certificates, no agent, no passwords. The home directory may be
-            # somebody else's.
+            # Nothing of the user's: no ~/.ssh/config, no certificates, no agent, no passwords. The home directory may
+            # be somebody else's.
             config=None,
             x509_trusted_certs=None,
             x509_trusted_cert_paths=[],
