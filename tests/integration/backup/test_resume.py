@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cryobackup.crypto.keys import KeyRing
 from cryobackup.repository.draft import Draft
 from tests.integration.restore.lab import RestoreLab
 from tests.lab import Cluster, LiveWriter, Workspace, golden_dump, prove_restore
@@ -62,9 +63,14 @@ def kill_half_way(backups: RestoreLab, *meanwhile: str) -> str:
     return new.pop().stem
 
 
+def read_draft(backups: RestoreLab, draft: Path) -> Draft:
+    """Without a look into the repository, which may take longer than there is time."""
+    return Draft(draft, KeyRing.load(backups.config().repository.keys).digest_key)
+
+
 def noted_bytes(backups: RestoreLab, draft: Path) -> int:
     try:
-        return Draft(draft, backups.repository().keys.digest_key).bytes
+        return read_draft(backups, draft).bytes
     except ValueError:
         return 0
 

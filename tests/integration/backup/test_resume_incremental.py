@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 
 from cryobackup.postgres.lsn import parse_lsn
-from cryobackup.repository.draft import Draft
 from tests.integration.restore.lab import RestoreLab, wait_promoted
 from tests.lab import Cluster, LiveWriter, Workspace, golden_dump, prove_restore
 from tests.lab.stores import StoredPath
 
 from .test_interrupted import start
-from .test_resume import drafts, noted_bytes, packs
+from .test_resume import drafts, noted_bytes, packs, read_draft
 from .test_wal_summaries import programs
 
 ROWS = 1500
@@ -95,7 +94,7 @@ def kill(backups: RestoreLab, kind: str = "incremental", noted: int = 1, *behind
 
 
 def position(backups: RestoreLab, draft: Path) -> int:
-    return parse_lsn(Draft(draft, backups.repository().keys.digest_key).position)
+    return parse_lsn(read_draft(backups, draft).position)
 
 
 def bytes_read(pid: int) -> int:
