@@ -75,7 +75,7 @@ def test_says_nothing_when_all_is_well(filled: WalLab, finished: FinishedWal, de
 def test_by_hand_from_a_directory_of_somebody_else(
     archive: WalLab, finished: FinishedWal, destination: Path, tmp_path: Path
 ) -> None:
-    """As root is wont to do it: ``runuser -u postgres -- cryobackup ...``, in root's home."""
+    """As root does it: ``runuser -u postgres -- cryobackup ...``, in root's home."""
     tmp_path.chmod(0o700)
     assert archive.run("wal-push", finished.path(finished.segments[0]), cwd=tmp_path).returncode == 0
     assert archive.get(finished.segments[0], destination, cwd=tmp_path) == DELIVERED
