@@ -55,6 +55,7 @@ def test_help_of_a_command(cli: Cli, command: str) -> None:
         (["--verison"], "unknown option --verison", "Did you mean --version?"),
         (["--conf", "x", "list"], "unknown option --conf", "Did you mean --config?"),
         (["info", "--lates", "main"], "unknown option --lates", "Did you mean --latest?"),
+        (["info", "--latest", "main", "--lates", "main"], "unknown option --lates", "Did you mean --latest?"),
         (["list", "one", "two"], "unknown argument two", "`cryobackup list --help`"),
         (["info"], "one of the arguments BACKUP --latest is required", "`cryobackup info --help`"),
         (["config", "chek"], "invalid choice: 'chek'", "`cryobackup config --help`"),

@@ -102,13 +102,26 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Raises UsageError, with the option that was probably meant."""
-        parsed, unknown = self.parse_known_args(words)
+        try:
+            parsed, unknown = self.parse_known_args(words)
+        except UsageError:
+            # What follows an unknown option was taken for an argument, and that is what is complained of.
+            if self._subparsers is None:
+                options = self._options()
+                names = (word.partition("=")[0] for word in _before_separator(words) if word.startswith("--"))
+                self._refuse([name for name in names if name not in options])
+            raise
+        self._refuse(unknown)
+        return parsed
+
+    def _refuse(self, unknown: Sequence[str]) -> None:
         if unknown:
             name = unknown[0].partition("=")[0]
-            options = re.findall(r"--[a-z][a-z-]*", self.format_help())
             what = "option" if name.startswith("-") else "argument"
-            raise UsageError(f"unknown {what} {name}", hint=_did_you_mean(name, options) or self._see_help())
-        return parsed
+            raise UsageError(f"unknown {what} {name}", hint=_did_you_mean(name, self._options()) or self._see_help())
+
+    def _options(self) -> list[str]:
+        return re.findall(r"--[a-z][a-z-]*", self.format_help())
 
     def error(self, message: str) -> t.NoReturn:
         raise UsageError(message, hint=self._see_help())
