@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures as cf
 import functools
 import os
+import threading
 import typing as t
 from collections import deque
 
@@ -203,12 +204,20 @@ def _frames(encoder: container.ObjectEncoder, chunks: Iterator[Buffer]) -> Itera
         encoder.place(len(frame), plain)
         return frame
 
-    for number, data in enumerate(chunks):
-        waiting.append((pool.submit(encoder.seal_frame, container.DATA, number, data), len(data)))
-        if len(waiting) > _THREADS:
+    try:
+        for number, data in enumerate(chunks):
+            waiting.append((pool.submit(encoder.seal_frame, container.DATA, number, data), len(data)))
+            if len(waiting) > _THREADS:
+                yield next_frame()
+        while waiting:
             yield next_frame()
-    while waiting:
-        yield next_frame()
+    except BaseException:
+        # A signal may have struck while the pool was starting a thread. It does not know that one then, and the
+        # interpreter would wait for its end for ever, were it not told here.
+        if threading.current_thread() is threading.main_thread():
+            _pool.cache_clear()
+            pool.shutdown(wait=False)
+        raise
 
 
 @functools.cache
