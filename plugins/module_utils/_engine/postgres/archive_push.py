@@ -204,20 +204,21 @@ def _frames(encoder: container.ObjectEncoder, chunks: Iterator[Buffer]) -> Itera
         encoder.place(len(frame), plain)
         return frame
 
-    try:
-        for number, data in enumerate(chunks):
-            waiting.append((pool.submit(encoder.seal_frame, container.DATA, number, data), len(data)))
-            if len(waiting) > _THREADS:
-                yield next_frame()
-        while waiting:
+    for number, data in enumerate(chunks):
+        try:
+            future = pool.submit(encoder.seal_frame, container.DATA, number, data)
+        except BaseException:
+            # A signal may have struck while the pool was starting a thread. It does not know that one then, and the
+            # interpreter would wait for its end for ever, were it not told here. Signals are the main thread's.
+            if threading.current_thread() is threading.main_thread():
+                _pool.cache_clear()
+                pool.shutdown(wait=False)
+            raise
+        waiting.append((future, len(data)))
+        if len(waiting) > _THREADS:
             yield next_frame()
-    except BaseException:
-        # A signal may have struck while the pool was starting a thread. It does not know that one then, and the
-        # interpreter would wait for its end for ever, were it not told here.
-        if threading.current_thread() is threading.main_thread():
-            _pool.cache_clear()
-            pool.shutdown(wait=False)
-        raise
+    while waiting:
+        yield next_frame()
 
 
 @functools.cache
